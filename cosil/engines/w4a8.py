@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Specification of the W4A8 systolic array: parameters, checks, derived widths, closed-form latency.
+
+The contract that this object stands for is `docs/engines/w4a8.md`; section numbers below refer to it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+EPILOGUE_LATENCY = {"fp16": 14, "fixed": 7}
+"""Cycles from the issue of a drain step to its result at the output register (section 5.4)."""
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _pow2_at_least(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class W4A8Spec:
+    """One W4A8 array.
+
+    Parameters
+    ----------
+    array_rows, array_cols : int
+        R and C, 1..64. A weight-stationary array has 1, 2, 4 or a multiple of 8 rows.
+    dataflow : {"os", "ws"}
+        Output-stationary or weight-stationary.
+    scales : {"channel", "group"}
+        Weight scale datapath: one scale per output channel in the epilogue, or group scales that turn
+        int4 into int8 before the multiply.
+    weight_encoding : {"twos", "offset"}
+        Code of a stored nibble. Empty: ``twos`` for channel, ``offset`` for group, as QQQ stores them.
+    epilogue : {"fp16", "fixed"}
+        float16 output with IEEE float32 products, or integer multiplier and shift.
+    epilogue_lanes : int
+        Columns drained per cycle, 1..C; 0 means C.
+    max_k : int
+        Largest K; fixes the accumulator width so that it cannot overflow.
+    acc_rows : int
+        Rows accumulated at once by a weight-stationary array, a power of two.
+    prefetch_chunks : int
+        Operand buffer depth in chunks (os) or k-tiles (ws), a power of two, at least 2.
+    double_buffer : bool
+        Overlap consecutive tiles.
+    """
+
+    array_rows: int = 16
+    array_cols: int = 16
+    dataflow: Literal["os", "ws"] = "os"
+    scales: Literal["channel", "group"] = "channel"
+    weight_encoding: Literal["", "twos", "offset"] = ""
+    epilogue: Literal["fp16", "fixed"] = "fp16"
+    epilogue_lanes: int = 0
+    max_k: int = 16384
+    acc_rows: int = 512
+    prefetch_chunks: int = 4
+    double_buffer: bool = True
+
+    def __post_init__(self) -> None:
+        for name, legal in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in legal:
+                raise ValueError(
+                    f"w4a8: {name} must be one of {', '.join(map(repr, legal))}, not {value!r}"
+                )
+        if self.weight_encoding == "":
+            object.__setattr__(
+                self, "weight_encoding", "twos" if self.scales == "channel" else "offset"
+            )
+        for name in _INTEGERS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"w4a8: {name} must be an int, not {value!r}")
+        if not isinstance(self.double_buffer, bool):
+            raise TypeError(f"w4a8: double_buffer must be a bool, not {self.double_buffer!r}")
+        _in_range("array_rows", self.array_rows, 1, 64)
+        _in_range("array_cols", self.array_cols, 1, 64)
+        if self.epilogue_lanes == 0:
+            object.__setattr__(self, "epilogue_lanes", self.array_cols)
+        _in_range("epilogue_lanes", self.epilogue_lanes, 1, self.array_cols)
+        _in_range("max_k", self.max_k, 1, 65536)
+        _power_of_two("acc_rows", self.acc_rows, 16, 8192)
+        _power_of_two("prefetch_chunks", self.prefetch_chunks, 2, 64)
+        if self.dataflow == "ws" and self.array_rows not in _WS_ROWS:
+            nearest = min(_WS_ROWS, key=lambda rows: (abs(rows - self.array_rows), rows))
+            raise ValueError(
+                "w4a8: array_rows of a ws array must be 1, 2, 4 or a multiple of 8, "
+                f"not {self.array_rows!r}; the nearest legal value is {nearest}"
+            )
+
+    # -- derived quantities ------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> int:
+        """Column pairs P; the two columns of a pair share an activation register."""
+        return _ceil_div(self.array_cols, 2)
+
+    @property
+    def requant_stages(self) -> int:
+        """Q, pipeline stages of the group requantiser."""
+        return 2 if self.scales == "group" else 0
+
+    @property
+    def chunk(self) -> int:
+        """Codes of one row in a fetched chunk (os: T; ws: R)."""
+        if self.dataflow == "ws":
+            return self.array_rows
+        return 8 * _ceil_div(2 * max(self.array_rows, self.array_cols), 8)
+
+    @property
+    def product_max(self) -> int:
+        """Largest magnitude of one product."""
+        return 1 << (10 if self.scales == "channel" else 14)
+
+    @property
+    def acc_bits(self) -> int:
+        """Signed accumulator width; |sum| <= max_k * product_max < 2**(acc_bits - 1)."""
+        bits = (self.max_k * self.product_max).bit_length() + 1
+        assert self.max_k * self.product_max <= (1 << (bits - 1)) - 1
+        return bits
+
+    @property
+    def period_min(self) -> int:
+        """Least number of cycles between the first waves of consecutive tiles (os) or passes (ws)."""
+        if self.dataflow == "os":
+            steps = _ceil_div(self.array_cols, self.epilogue_lanes)
+            return max(self.array_rows, self.array_cols, self.array_rows * steps)
+        return max(self.array_rows + self.requant_stages, self.array_cols, 3)
+
+    @property
+    def drain_latency(self) -> int:
+        """DR, cycles from the launch of a tile's (os) or row's (ws) last wave to its first drain step."""
+        if self.dataflow == "os":
+            return 6 + self.requant_stages + 2 * (self.array_rows - 1) + self.pairs - 1
+        return 5 + self.array_rows + self.pairs - 1
+
+    @property
+    def epilogue_latency(self) -> int:
+        """EPI, cycles from a drain step to its visible result."""
+        return EPILOGUE_LATENCY[self.epilogue]
+
+    @property
+    def result_rows(self) -> int:
+        """Words in each column's result memory."""
+        if self.dataflow == "ws":
+            return self.acc_rows * (2 if self.double_buffer else 1)
+        if not self.double_buffer:
+            return self.array_rows
+        overlap = 3 + _ceil_div(self.drain_latency, self.period_min)
+        return _pow2_at_least(self.array_rows * overlap)
+
+    @property
+    def a_beat_bytes(self) -> int:
+        """Bytes of one beat of the activation stream."""
+        return self.chunk if self.dataflow == "os" else max(4, self.array_rows)
+
+    @property
+    def w_beat_bytes(self) -> int:
+        """Bytes of one beat of the weight stream."""
+        return (self.chunk if self.dataflow == "os" else max(8, self.array_rows)) // 2
+
+    @property
+    def e_bits(self) -> int:
+        """Bits of one column's epilogue parameters: float32 scale, or bias | mult | shift."""
+        return 32 if self.epilogue == "fp16" else 64
+
+    # -- files -------------------------------------------------------------------------------
+
+    def to_toml(self) -> str:
+        """Return the spec as TOML, with `engine = "w4a8"` first."""
+        lines = ['engine = "w4a8"']
+        for name, value in asdict(self).items():
+            text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+            lines.append(f"{name} = {text}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> W4A8Spec:
+        """Build a spec from a TOML table; an unknown key names the known ones."""
+        table = {key: value for key, value in table.items() if key != "engine"}
+        known = [field.name for field in fields(cls)]
+        for key in table:
+            if key not in known:
+                raise ValueError(f"w4a8: unknown parameter {key!r}; known are {', '.join(known)}")
+        return cls(**table)
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> W4A8Spec:
+        """Read a spec from a TOML file."""
+        return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "dataflow": ("os", "ws"),
+    "scales": ("channel", "group"),
+    "weight_encoding": ("", "twos", "offset"),
+    "epilogue": ("fp16", "fixed"),
+}
+_INTEGERS = (
+    "array_rows", "array_cols", "epilogue_lanes", "max_k", "acc_rows", "prefetch_chunks",
+)  # fmt: skip
+_WS_ROWS = (1, 2, 4, *range(8, 65, 8))
+
+
+def _in_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        nearest = min(max(value, low), high)
+        raise ValueError(
+            f"w4a8: {name} must be in {low}..{high}, not {value!r}; the nearest legal value is {nearest}"
+        )
+
+
+def _power_of_two(name: str, value: int, low: int, high: int) -> None:
+    if value & (value - 1) or not low <= value <= high:
+        legal = [1 << i for i in range(low.bit_length() - 1, high.bit_length())]
+        nearest = min(legal, key=lambda v: (abs(v - value), v))
+        raise ValueError(
+            f"w4a8: {name} must be a power of two in {low}..{high}, not {value!r}; "
+            f"the nearest legal value is {nearest}"
+        )

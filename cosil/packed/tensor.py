@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tensor as a memory holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTensor:
+    """A logical tensor and its memory words.
+
+    Attributes
+    ----------
+    codec : str
+        ``int4``, ``int8`` or ``raw``.
+    version : int
+        Version of the codec's layout.
+    shape : tuple of int
+        Logical shape, e.g. (N, K) of a weight.
+    words : ndarray
+        int4, int8: uint32[N, words per row], LSB first, padding decodes to zero. raw: the array itself.
+    params : mapping
+        int4: ``encoding`` ("twos" or "offset"), ``group_size`` (0 = one scale per channel).
+    scales : mapping of str to ndarray
+        ``channel``: float32[N]; ``group``: float16[G, N], G = ceil(K / group_size).
+    """
+
+    codec: str
+    version: int
+    shape: tuple[int, ...]
+    words: NDArray[Any]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    scales: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
