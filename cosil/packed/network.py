@@ -26,8 +26,8 @@ class Node:
     name: str
     op: str
     inputs: tuple[str, ...]
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Mapping[str, PackedTensor] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tensors: Mapping[str, PackedTensor] = field(default_factory=dict[str, PackedTensor])
     engine: str = "vector"
 
 
@@ -39,4 +39,4 @@ class PackedNetwork:
     inputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -24,7 +24,7 @@ class PackedTensor:
     shape : tuple of int
         Logical shape, e.g. (N, K) of a weight.
     words : ndarray
-        int4, int8: uint32[N, words per row], LSB first, padding decodes to zero. raw: the array itself.
+        int4, int8: uint32[N, words per row], LSB first, padding decodes to zero. raw: the array.
     params : mapping
         int4: ``encoding`` ("twos" or "offset"), ``group_size`` (0 = one scale per channel).
     scales : mapping of str to ndarray
@@ -35,5 +35,7 @@ class PackedTensor:
     version: int
     shape: tuple[int, ...]
     words: NDArray[Any]
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    scales: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    params: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    scales: Mapping[str, NDArray[np.floating[Any]]] = field(
+        default_factory=dict[str, NDArray[np.floating[Any]]]
+    )

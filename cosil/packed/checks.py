@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that the codecs share: what `encode` accepts and what a packed tensor may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosil.packed.errors import PackedFormatError
+from cosil.packed.tensor import PackedTensor
+
+
+def integer_codes(codec: str, codes: NDArray[Any], low: int, high: int) -> NDArray[np.int8]:
+    """Return `codes` as int8[N, K]; refuse other ranks, floats and codes outside low..high."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or 0 in codes.shape:
+        raise ValueError(f"{codec}: codes must have shape (N, K) with N, K >= 1, not {codes.shape}")
+    if codes.dtype.kind not in "iu":
+        raise TypeError(f"{codec}: codes must be integers, not {codes.dtype}; round them first")
+    least, most = int(codes.min()), int(codes.max())
+    if least < low or most > high:
+        bad = least if least < low else most
+        raise ValueError(f"{codec}: codes must be in {low}..{high}, not {bad}; clamp them first")
+    return codes.astype(np.int8, copy=False)
+
+
+def layout(tensor: PackedTensor, codec: str, codes_per_word: int) -> tuple[int, int]:
+    """Check codec, version, shape and words of a two-dimensional codec; return (N, K)."""
+    head(tensor, codec)
+    if len(tensor.shape) != 2 or min(tensor.shape) < 1:
+        raise PackedFormatError(
+            codec, "shape", f"shape must be (N, K) with N, K >= 1, not {tensor.shape}"
+        )
+    rows, k = tensor.shape
+    expected = (rows, -(-k // codes_per_word))
+    if tensor.words.dtype != np.uint32 or tensor.words.shape != expected:
+        raise PackedFormatError(
+            codec,
+            "words",
+            f"words of shape {tensor.shape} must be uint32{list(expected)}, "
+            f"not {tensor.words.dtype}{list(tensor.words.shape)}",
+        )
+    return rows, k
+
+
+def head(tensor: PackedTensor, codec: str, version: int = 1) -> None:
+    """Check the codec's name and version."""
+    if tensor.codec != codec:
+        raise PackedFormatError(codec, "codec", f"codec must be {codec!r}, not {tensor.codec!r}")
+    if tensor.version != version:
+        raise PackedFormatError(
+            codec, "codec version", f"version must be {version}, not {tensor.version!r}"
+        )
+
+
+def only(subject: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names outside `known`."""
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise PackedFormatError(subject, kind, f"unknown {kind} {name!r}; known are {listed}")
+
+
+def scale(
+    subject: str, name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...]
+) -> None:
+    """Check one scale array: dtype, shape, all finite."""
+    if values.dtype != np.dtype(dtype) or values.shape != shape:
+        raise PackedFormatError(
+            subject,
+            "scales",
+            f"{name} scales must be {dtype}{list(shape)}, not {values.dtype}{list(values.shape)}",
+        )
+    if not np.isfinite(values).all():
+        raise PackedFormatError(subject, "finite", f"{name} scales must be finite")
