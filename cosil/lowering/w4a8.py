@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A matrix product as the W4A8 engine runs it: the job descriptor and the memory images it points into."""
+"""A matrix product as the W4A8 engine runs it: its job descriptor and memory images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Operands:
     a : uint32[...]
         Activation words: int8 codes, four to a word, LSB first, row-major.
     w : uint32[...]
-        Weight words exactly as packed: eight nibbles to a word, LSB first, one row per output channel.
+        Weight words as packed: eight nibbles to a word, LSB first, one row per output channel.
     s : uint16[...]
         Group scales, float16 bits, row g at s_base + g * s_stride (empty for channel).
     e : uint32[...] or uint64[...]
