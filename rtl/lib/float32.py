@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IEEE 754 binary32 in pieces: unpacking, normalisation, a rounded product.
+
+Between pieces a number travels as `UNPACKED`, whose exponent is wide enough to hold every finite
+float32 with its leading bit in place, subnormal ones included.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from rtl.lib.pipeline import register
+
+F32 = data.StructLayout({"fraction": 23, "exponent": 8, "sign": 1})
+"""Fields of the 32 bits, low bits first."""
+
+SIGNIFICAND_BITS = 24
+_HALF = SIGNIFICAND_BITS // 2
+
+
+UNPACKED = data.StructLayout(
+    {
+        "significand": SIGNIFICAND_BITS,
+        "exponent": signed(10),
+        "sign": 1,
+        "zero": 1,
+        "infinite": 1,
+        "nan": 1,
+    }
+)
+"""A number: (-1)^sign * significand * 2^(exponent - 23), significand in 2^23..2^24 - 1.
+
+At most one of `zero`, `infinite` and `nan` is set; exponent and significand then mean nothing.
+"""
+
+
+def round_up(lsb: Value, half: Value, rest: Value) -> Value:
+    """Return 1 where a magnitude cut after `lsb` rounds away from zero (to nearest, ties to even).
+
+    `half` is the first bit cut off and `rest` the bits below it.
+    """
+    return half & (rest.any() | lsb)
+
+
+class Normaliser(wiring.Component):
+    """Shift a magnitude left until its top bit is set, in two pipeline stages.
+
+    Parameters
+    ----------
+    width : int
+        Bits of the magnitude, at most 32.
+
+    Members
+    -------
+    en : In(1)
+        Clock enable.
+    magnitude : In(width)
+    shifted : Out(width)
+        `magnitude << leading_zeros`, two enabled cycles later; 0 for 0.
+    leading_zeros : Out(5)
+        Zero bits above the leading one; meaningless for 0.
+    """
+
+    en: Signal
+    magnitude: Signal
+    shifted: Signal
+    leading_zeros: Signal
+
+    def __init__(self, width: int) -> None:
+        assert 1 <= width <= 32
+        super().__init__(
+            {
+                "en": In(1),
+                "magnitude": In(width),
+                "shifted": Out(width),
+                "leading_zeros": Out(5),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        value, flags = self._levels(m, self.magnitude, (16, 8))
+        value = register(m, self.en, value, name="coarse")
+        high = register(m, self.en, flags, name="coarse_zeros")
+        value, flags = self._levels(m, value, (4, 2, 1))
+        value = register(m, self.en, value, name="fine")
+        low = register(m, self.en, flags, name="fine_zeros")
+        high = register(m, self.en, high, name="coarse_zeros_held")
+        m.d.comb += [self.shifted.eq(value), self.leading_zeros.eq(Cat(low, high))]
+        return m
+
+    @staticmethod
+    def _levels(m: Module, value: Value, steps: tuple[int, ...]) -> tuple[Value, Value]:
+        """Return `value` after the shifts of `steps`, and the shifts taken (last step lowest)."""
+        taken: list[Value] = []
+        for step in steps:
+            width = len(value)
+            if step >= width:
+                taken.append(Signal(name=f"zeros_{step}"))
+                continue
+            empty = Signal(name=f"zeros_{step}")
+            shifted = Signal(width, name=f"by_{step}")
+            m.d.comb += [
+                empty.eq(~value[width - step :].any()),
+                shifted.eq(Mux(empty, value << step, value)),
+            ]
+            taken.append(empty)
+            value = shifted
+        return value, Cat(*reversed(taken))
+
+
+class Unpack(wiring.Component):
+    """A float32 as `UNPACKED`, in three pipeline stages.
+
+    Members
+    -------
+    en : In(1)
+        Clock enable.
+    bits : In(32)
+        Any float32.
+    number : Out(UNPACKED)
+        Its value, exact, three enabled cycles later.
+    """
+
+    STAGES = 3
+
+    en: Signal
+    bits: Signal
+    number: data.View
+
+    def __init__(self) -> None:
+        super().__init__({"en": In(1), "bits": In(32), "number": Out(UNPACKED)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = data.View(F32, self.bits)
+        tiny, full = bits.exponent == 0, bits.exponent == 0xFF
+        flags = Cat(
+            bits.sign,
+            tiny & (bits.fraction == 0),
+            full & (bits.fraction == 0),
+            full & (bits.fraction != 0),
+        )
+        # A subnormal has the exponent of the smallest normal number and no hidden bit.
+        exponent = Mux(tiny, 1, bits.exponent)
+        m.submodules.normaliser = normaliser = Normaliser(SIGNIFICAND_BITS)
+        m.d.comb += [
+            normaliser.en.eq(self.en),
+            normaliser.magnitude.eq(
+                register(m, self.en, Cat(bits.fraction, ~tiny), name="magnitude")
+            ),
+        ]
+        flags = register(m, self.en, flags, name="flags", stages=3)
+        exponent = register(m, self.en, exponent, name="exponent", stages=3)
+        m.d.comb += [
+            self.number.significand.eq(normaliser.shifted),
+            self.number.exponent.eq(exponent - 127 - normaliser.leading_zeros),
+            Cat(self.number.sign, self.number.zero, self.number.infinite, self.number.nan).eq(
+                flags
+            ),
+        ]
+        return m
+
+
+class Multiply(wiring.Component):
+    """The float32 product, rounded to nearest even, in three pipeline stages.
+
+    A product below 2^-126 keeps 24 significant bits, which is more than a float32 holds. Both uses
+    in the epilogue are exact nevertheless; `rtl.w4a8.epilogue_fp16` says why.
+
+    Members
+    -------
+    en : In(1)
+        Clock enable.
+    a, b : In(UNPACKED)
+    product : Out(UNPACKED)
+        Three enabled cycles later; at or above 2^128 it is infinite.
+    """
+
+    STAGES = 3
+
+    en: Signal
+    a: data.View
+    b: data.View
+    product: data.View
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"en": In(1), "a": In(UNPACKED), "b": In(UNPACKED), "product": Out(UNPACKED)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a, b = self.a, self.b
+
+        # Four 12x12 products: one hardware multiplier each on an 18x18 fabric.
+        a_low, a_high = a.significand[:_HALF], a.significand[_HALF:]
+        b_low, b_high = b.significand[:_HALF], b.significand[_HALF:]
+        low = register(m, self.en, a_low * b_low, name="low")
+        cross_0 = register(m, self.en, a_low * b_high, name="cross_0")
+        cross_1 = register(m, self.en, a_high * b_low, name="cross_1")
+        high = register(m, self.en, a_high * b_high, name="high")
+        total = Cat(low, high) + ((cross_0 + cross_1) << _HALF)
+        total = register(m, self.en, total[: 2 * SIGNIFICAND_BITS], name="total")
+
+        flags = Cat(
+            a.sign ^ b.sign,
+            a.zero | b.zero,
+            a.infinite | b.infinite,
+            a.nan | b.nan | (a.zero & b.infinite) | (a.infinite & b.zero),
+        )
+        flags = register(m, self.en, flags, name="flags", stages=2)
+        exponent = register(m, self.en, a.exponent + b.exponent, name="exponent", stages=2)
+
+        # The product of two numbers in [1, 2) is in [1, 4).
+        above_two = total[-1]
+        aligned = Signal(2 * SIGNIFICAND_BITS)
+        m.d.comb += aligned.eq(Mux(above_two, total, total << 1))
+        kept, cut = aligned[SIGNIFICAND_BITS:], aligned[:SIGNIFICAND_BITS]
+        rounded = Signal(SIGNIFICAND_BITS + 1)
+        m.d.comb += rounded.eq(kept + round_up(kept[0], cut[-1], cut[:-1]))
+        carry = rounded[-1]
+
+        result = Signal(UNPACKED)
+        final_exponent = Signal(signed(11))
+        sign, zero, infinite, nan = flags
+        m.d.comb += [
+            final_exponent.eq(exponent + above_two + carry),
+            result.significand.eq(Cat(rounded[: SIGNIFICAND_BITS - 1], 1)),
+            result.exponent.eq(final_exponent),
+            result.sign.eq(sign),
+            result.nan.eq(nan),
+            result.zero.eq(zero & ~nan),
+            result.infinite.eq((infinite | (~zero & (final_exponent > 127))) & ~nan),
+        ]
+        m.d.comb += self.product.eq(register(m, self.en, result, name="product_reg"))
+        return m
