@@ -1,69 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
 """IEEE 754 binary16 as bits, and the rounding shift, for kernels that must match hardware.
 
-Numba has no float16 arithmetic on a CPU, so a float16 is its 16 bits (uint16) here. Every function
-rounds to nearest, ties to even, keeps subnormals, and takes and gives NaN as 0x7E00 only.
+Numba has no float16 arithmetic on a CPU, so a float16 is its 16 bits here. Rounding is to nearest,
+ties to even. The functions select instead of branching, so that loops over them vectorise.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
+Int = int | np.integer[Any]
+
 NAN = 0x7E00
-"""The one NaN that engines and vector unit produce."""
+"""The one float16 NaN that engines and vector unit produce."""
 
 
 @njit(cache=True)
-def f16_to_f32(bits: int) -> np.float32:
-    """Return the value of float16 `bits` (uint16) as float32; exact."""
-    h = np.int64(bits)
-    magnitude = h & 0x7FFF
-    if magnitude < 0x0400:
-        value = np.float32(magnitude) * np.float32(2.0**-24)
-        return np.float32(-value) if h & 0x8000 else value
-    if magnitude >= 0x7C00:
-        word = 0x7F800000 | (magnitude & 0x03FF) << 13
-    else:
-        word = (magnitude << 13) + (112 << 23)
-    return np.uint32((h & 0x8000) << 16 | word).view(np.float32)
+def f16_to_f32(bits: Int) -> np.float32:
+    """Widen float16 `bits` to float32; exact, the payload of a NaN kept."""
+    sign = np.int64(bits & 0x8000) << 16
+    magnitude = np.int64(bits & 0x7FFF)
+    subnormal = np.float32(magnitude) * np.float32(2.0**-24)
+    # Rebias the exponent by 112, by 224 for infinity and NaN.
+    normal = (magnitude << 13) + (112 << 23 if magnitude < 0x7C00 else 224 << 23)
+    word = np.int64(subnormal.view(np.uint32)) if magnitude < 0x0400 else normal
+    return np.uint32(sign | word).view(np.float32)
 
 
 @njit(cache=True)
-def f32_to_f16(x: np.float32) -> np.uint16:
-    """Return the bits of the float16 nearest to float32 `x`; at least 65520 becomes infinity."""
+def f32_to_f16(x: np.float32) -> int:
+    """Return the bits of the float16 nearest to `x`: subnormals kept, overflow to infinity.
+
+    At least 65520 in magnitude is infinity; every NaN is 0x7E00.
+    """
     word = np.int64(np.float32(x).view(np.uint32))
     sign = (word >> 16) & 0x8000
     magnitude = word & 0x7FFFFFFF
-    if magnitude > 0x7F800000:
-        return np.uint16(NAN)
-    if magnitude >= 0x477FF000:
-        return np.uint16(sign | 0x7C00)
-    if magnitude >= 0x38800000:
-        rebased = magnitude - (112 << 23)
-        return np.uint16(sign | (rebased + 0x0FFF + ((rebased >> 13) & 1)) >> 13)
-    # Below 2**-14 one unit is 2**-24; a significand shifted by 25 or more is under half a unit.
-    exponent = magnitude >> 23
-    if exponent < 102:
-        return np.uint16(sign)
-    significand = (magnitude & 0x7FFFFF) | 0x800000
-    return np.uint16(sign | rne_shift(int(significand), int(126 - exponent)))
+    # Normal: rebias the exponent by 112, add half a unit less one plus the kept bit, cut 13 bits.
+    normal = (magnitude - (112 << 23) + 0x0FFF + ((magnitude >> 13) & 1)) >> 13
+    # Subnormal: adding 0.5 aligns the fraction to 2**-24, float16's smallest step, and rounds.
+    aligned = np.float32(np.abs(np.float32(x)) + np.float32(0.5))
+    subnormal = np.int64(aligned.view(np.uint32)) - 0x3F000000
+    rounded = normal if magnitude >= 0x38800000 else subnormal
+    finite = rounded if magnitude < 0x477FF000 else 0x7C00
+    return NAN if magnitude > 0x7F800000 else int(finite | sign)
 
 
 @njit(cache=True)
-def rne_shift(value: int, shift: int) -> int:
-    """Return value / 2**shift rounded to nearest, ties to even; int64, shift 0..63."""
+def rne_shift(value: Int, shift: Int) -> int:
+    """Return value / 2**shift rounded to nearest, ties to even; int64, |value| < 2**62.
+
+    `shift` is 0..63.
+    """
     if shift == 0:
-        return value
-    quotient = value >> shift
-    rest = value - (quotient << shift)
+        return int(value)
     half = np.int64(1) << (shift - 1)
-    if rest > half or (rest == half and quotient & 1):
-        quotient += 1
-    return quotient
+    return int((value + (half - 1) + ((value >> shift) & 1)) >> shift)
 
 
 @njit(cache=True)
-def saturate(value: int, low: int, high: int) -> int:
+def saturate(value: Int, low: int, high: int) -> int:
     """Return `value` clamped to low..high."""
-    return min(max(value, low), high)
+    return int(min(max(value, low), high))

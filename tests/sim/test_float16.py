@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from sim.lib.float16 import NAN, f16_to_f32, f32_to_f16, rne_shift
+from sim.lib.float16 import f16_to_f32, f32_to_f16, rne_shift
 
 
 @njit(cache=True)
@@ -59,15 +59,15 @@ def test_narrowing_rounds_to_nearest_even() -> None:
     )
     values = np.concatenate([values, -values, corners])
     out = np.empty(values.size, dtype=np.uint16)
-    _narrow(values, out)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # as plain Python, NumPy would warn
+        _narrow(values, out)
         expected = values.astype(np.float16).view(np.uint16).copy()
-    expected[np.isnan(values)] = NAN
+    expected[np.isnan(values)] = 0x7E00
     np.testing.assert_array_equal(expected, out)
 
 
 @settings(max_examples=300, deadline=None)
-@given(value=st.integers(-(2**63), 2**63 - 1), shift=st.integers(0, 63))
+@given(value=st.integers(1 - 2**62, 2**62 - 1), shift=st.integers(0, 63))
 def test_rne_shift(value: int, shift: int) -> None:
     """rne_shift is Python's round of the exact fraction, which rounds ties to even."""
     assert round(Fraction(value, 2**shift)) == rne_shift(value, shift)
