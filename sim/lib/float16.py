@@ -26,7 +26,7 @@ def f16_to_f32(bits: Int) -> np.float32:
     subnormal = np.float32(magnitude) * np.float32(2.0**-24)
     # Rebias the exponent by 112, by 224 for infinity and NaN.
     normal = (magnitude << 13) + (112 << 23 if magnitude < 0x7C00 else 224 << 23)
-    word = np.int64(subnormal.view(np.uint32)) if magnitude < 0x0400 else normal
+    word = np.int64(np.float32(subnormal).view(np.uint32)) if magnitude < 0x0400 else normal
     return np.uint32(sign | word).view(np.float32)
 
 
@@ -43,7 +43,7 @@ def f32_to_f16(x: np.float32) -> int:
     normal = (magnitude - (112 << 23) + 0x0FFF + ((magnitude >> 13) & 1)) >> 13
     # Subnormal: adding 0.5 aligns the fraction to 2**-24, float16's smallest step, and rounds.
     aligned = np.float32(np.abs(np.float32(x)) + np.float32(0.5))
-    subnormal = np.int64(aligned.view(np.uint32)) - 0x3F000000
+    subnormal = np.int64(np.float32(aligned).view(np.uint32)) - 0x3F000000
     rounded = normal if magnitude >= 0x38800000 else subnormal
     finite = rounded if magnitude < 0x477FF000 else 0x7C00
     return NAN if magnitude > 0x7F800000 else int(finite | sign)
