@@ -7,6 +7,7 @@ Source: Frantar et al., "GPTQ", ICLR 2023; act-order and static groups as in Han
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,8 +69,7 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
 
 def _inverse_factor(matrix: Tensor) -> Tensor:
     """Return the upper Cholesky factor of the inverse of a positive definite matrix."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True)
+    return torch.as_tensor(np.linalg.cholesky(np.linalg.inv(matrix.numpy()), upper=True))
 
 
 def compensated_codes(

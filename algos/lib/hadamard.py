@@ -83,6 +83,6 @@ def random_rotation(n: int, kind: RotationKind, generator: np.random.Generator) 
     matrix = hadamard(n) if kind == "hadamard" else None
     if matrix is not None:
         signs = generator.integers(0, 2, n) * 2.0 - 1.0
-        return torch.from_numpy(matrix * signs / np.sqrt(n))
+        return torch.as_tensor(matrix * signs / np.sqrt(n))
     q, r = np.linalg.qr(generator.standard_normal((n, n)))
-    return torch.from_numpy(q * np.sign(np.diagonal(r)))
+    return torch.as_tensor(q * np.sign(np.diagonal(r)))
