@@ -2,7 +2,8 @@
 """Float meaning of each operation of a network; `OPS` maps the op's name to its function.
 
 Each function gets the node (attrs and tensors), the input values and the KV cache or None, and
-returns the output value. Values are batch first: (B, C, H, W), (B, L, D), (B, features), ids (B, L).
+returns the output value. Values are batch first: images (B, C, H, W), sequences (B, L, D), features
+(B, D), token numbers (B, L).
 """
 
 from __future__ import annotations
