@@ -66,14 +66,20 @@ def only(subject: str, kind: str, names: Iterable[str], known: Iterable[str]) ->
 
 
 def scale(
-    subject: str, name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...]
+    subject: str,
+    name: str,
+    values: NDArray[Any],
+    dtype: str,
+    shape: tuple[int, ...],
+    *,
+    content: bool,
 ) -> None:
-    """Check one scale array: dtype, shape, all finite."""
+    """Check one scale array: dtype, shape and, with `content`, that all are finite."""
     if values.dtype != np.dtype(dtype) or values.shape != shape:
         raise PackedFormatError(
             subject,
             "scales",
             f"{name} scales must be {dtype}{list(shape)}, not {values.dtype}{list(values.shape)}",
         )
-    if not np.isfinite(values).all():
+    if content and not np.isfinite(values).all():
         raise PackedFormatError(subject, "finite", f"{name} scales must be finite")

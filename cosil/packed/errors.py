@@ -13,9 +13,12 @@ class PackedFormatError(ValueError):
     ----------
     rule : str
         Short name of the rule, e.g. ``"offsets"``; the fuzz script counts by it.
+    subject, detail : str
+        The two parts of the message.
     """
 
     def __init__(self, subject: str, rule: str, detail: str) -> None:
         super().__init__(f"{subject}: {detail}")
         self.subject = subject
         self.rule = rule
+        self.detail = detail

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codec ``int4``: eight signed 4-bit codes to a 32-bit word, one row per output channel.
 
-Code k of a row is nibble k % 8 of word k // 8, LSB first, so that the words of a row, little-endian,
-are its nibbles in order::
+Code k of a row is nibble k % 8 of word k // 8, LSB first, so that the words of a row,
+little-endian, are its nibbles in order::
 
     bit    31   28 27   24 23   20 19   16 15   12 11    8 7     4 3     0
     word  | k=7   | k=6   | k=5   | k=4   | k=3   | k=2   | k=1   | k=0   |
@@ -106,8 +106,11 @@ def stored_bits(tensor: PackedTensor) -> int:
     return 8 * (tensor.words.nbytes + sum(values.nbytes for values in tensor.scales.values()))
 
 
-def check(tensor: PackedTensor) -> None:
-    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made."""
+def check(tensor: PackedTensor, *, content: bool = True) -> None:
+    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made.
+
+    With `content` false only what precedes the data is checked: shapes, dtypes and parameters.
+    """
     rows, k = checks.layout(tensor, CODEC, CODES_PER_WORD)
     checks.only(CODEC, "parameter", tensor.params, ("encoding", "group_size"))
     encoding = tensor.params.get("encoding")
@@ -122,15 +125,21 @@ def check(tensor: PackedTensor) -> None:
         )
     checks.only(CODEC, "scale", tensor.scales, ("channel", "group"))
     if "channel" in tensor.scales:
-        checks.scale(CODEC, "channel", tensor.scales["channel"], "float32", (rows,))
+        checks.scale(
+            CODEC, "channel", tensor.scales["channel"], "float32", (rows,), content=content
+        )
     if ("group" in tensor.scales) != (size > 0):
         wanted = f"group_size {size} needs group scales" if size else "group_size 0 admits none"
         raise PackedFormatError(CODEC, "scales", f"group scales and group_size disagree: {wanted}")
     if size:
-        checks.scale(CODEC, "group", tensor.scales["group"], "float16", (-(-k // size), rows))
-    padding = (0 if encoding == "twos" else 0x88888888) >> (4 * (k % CODES_PER_WORD))
-    last = cast("NDArray[np.uint32]", tensor.words[:, -1]) >> np.uint32(4 * (k % CODES_PER_WORD))
-    if k % CODES_PER_WORD and (last != padding).any():
+        groups = (-(-k // size), rows)
+        checks.scale(CODEC, "group", tensor.scales["group"], "float16", groups, content=content)
+    used = 4 * (k % CODES_PER_WORD)
+    if not content or not used:
+        return
+    padding = (0 if encoding == "twos" else 0x88888888) >> used
+    last = cast("NDArray[np.uint32]", tensor.words[:, -1]) >> np.uint32(used)
+    if (last != padding).any():
         row = int(np.flatnonzero(last != padding)[0])
         raise PackedFormatError(
             CODEC, "padding", f"nibbles at or above K = {k} must decode to zero; row {row} differs"

@@ -71,15 +71,20 @@ def stored_bits(tensor: PackedTensor) -> int:
     return 8 * (tensor.words.nbytes + sum(values.nbytes for values in tensor.scales.values()))
 
 
-def check(tensor: PackedTensor) -> None:
-    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made."""
+def check(tensor: PackedTensor, *, content: bool = True) -> None:
+    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made.
+
+    With `content` false only what precedes the data is checked: shapes, dtypes and parameters.
+    """
     rows, k = checks.layout(tensor, CODEC, CODES_PER_WORD)
     checks.only(CODEC, "parameter", tensor.params, ())
     checks.only(CODEC, "scale", tensor.scales, ("channel",))
     if "channel" in tensor.scales:
-        checks.scale(CODEC, "channel", tensor.scales["channel"], "float32", (rows,))
+        checks.scale(
+            CODEC, "channel", tensor.scales["channel"], "float32", (rows,), content=content
+        )
     rest = k % CODES_PER_WORD
-    if rest and (tensor.words[:, -1] >> np.uint32(8 * rest)).any():
+    if content and rest and (tensor.words[:, -1] >> np.uint32(8 * rest)).any():
         row = int(np.flatnonzero(tensor.words[:, -1] >> np.uint32(8 * rest))[0])
         raise PackedFormatError(
             CODEC, "padding", f"bytes at or above K = {k} must be zero; row {row} differs"

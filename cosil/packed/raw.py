@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codec ``raw``: an array as it is, little-endian, row-major (tables, biases, parameters)::
+"""Codec ``raw``: an array as it is (tables, biases, parameters), little-endian, row-major.
+
+The diagram of its bytes::
 
 byte   0 .. w-1     w .. 2w-1    ...          w = bytes of an element
       | element 0  | element 1  | ...         last axis fastest
@@ -59,8 +61,11 @@ def stored_bits(tensor: PackedTensor) -> int:
     return 8 * tensor.words.nbytes
 
 
-def check(tensor: PackedTensor) -> None:
-    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made."""
+def check(tensor: PackedTensor, *, content: bool = True) -> None:
+    """Raise `PackedFormatError` unless the tensor is one that `encode` could have made.
+
+    With `content` false only what precedes the data is checked: shapes, dtypes and parameters.
+    """
     checks.head(tensor, CODEC)
     checks.only(CODEC, "parameter", tensor.params, ())
     checks.only(CODEC, "scale", tensor.scales, ())
@@ -76,5 +81,5 @@ def check(tensor: PackedTensor) -> None:
         raise PackedFormatError(
             CODEC, "dtype", f"dtype must be one of {', '.join(DTYPES)}, not {words.dtype}"
         )
-    if words.dtype.kind == "f" and not np.isfinite(words).all():
+    if content and words.dtype.kind == "f" and not np.isfinite(words).all():
         raise PackedFormatError(CODEC, "finite", "floats must be finite")

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two random packed networks, a CNN and a transformer, that together use every operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosil.packed import int4, raw
+from cosil.packed.network import Node, PackedNetwork, Value
+from cosil.packed.tensor import PackedTensor
+
+
+def epilogue(rng: np.random.Generator, n: int) -> PackedTensor:
+    """Return random fixed-point column parameters, raw uint64[N]."""
+    bias = rng.integers(-(2**12), 2**12, n).astype(np.int32).view(np.uint32).astype(np.uint64)
+    mult = rng.integers(1, 2**16, n, dtype=np.uint64)
+    shift = rng.integers(18, 24, n, dtype=np.uint64)
+    return raw.encode(bias | mult << np.uint64(32) | shift << np.uint64(48))
+
+
+def weight(
+    rng: np.random.Generator, n: int, k: int, *, group_size: int = 0, channel: bool = True
+) -> PackedTensor:
+    """Return a random int4 weight: offset binary with group scales, else two's complement."""
+    codes = rng.integers(-8, 8, (n, k), dtype=np.int8)
+    scale = rng.uniform(1e-4, 1e-2, n).astype(np.float32) if channel else None
+    if not group_size:
+        return int4.encode(codes, channel=scale)
+    groups = rng.uniform(0.5, 15.9, (-(-k // group_size), n)).astype(np.float16)
+    return int4.encode(codes, encoding="offset", channel=scale, group=groups, group_size=group_size)
+
+
+def cnn(seed: int = 0, *, width: int = 16) -> PackedNetwork:
+    """Return a residual CNN on 8x8 images with every integer operation."""
+    rng = np.random.default_rng(seed)
+
+    def conv(name: str, source: str, c: int, n: int, **attrs: Any) -> Node:
+        groups, kernel = attrs.get("groups", 1), attrs.get("kernel", [3, 3])
+        return Node(
+            name,
+            "conv2d",
+            (source,),
+            {"mode": "fixed", "relu": True, "kernel": kernel, "scale": 0.05, **attrs},
+            {
+                "weight": weight(rng, n, c // groups * kernel[0] * kernel[1], channel=False),
+                "epilogue": epilogue(rng, n),
+            },
+            "w4a8",
+        )
+
+    pooled = {"kernel": [2, 2], "stride": [2, 2]}
+    nodes = (
+        Node("quantize", "quantize", ("image",), {"scale": 0.125}),
+        conv("stem", "quantize", 3, width, padding=[1, 1]),
+        conv("block.conv1", "stem", width, 2 * width, stride=[2, 2], padding=[1, 1]),
+        conv("block.conv2", "block.conv1", 2 * width, 2 * width, groups=2, padding=[2, 2],
+             dilation=[2, 2], relu=False, wide=True),
+        Node("block.requantize", "requantize", ("block.conv2",), {"mul": 300, "shift": 12}),
+        Node("block.rows", "slice", ("stem",), {"dim": 2, "start": 0, "stop": 2**40, "step": 2}),
+        Node("block.columns", "slice", ("block.rows",),
+             {"dim": 3, "start": 0, "stop": 8, "step": 2}),
+        Node("block.pad", "pad_channels", ("block.columns",),
+             {"before": width // 2, "after": width // 2}),
+        Node("block.add", "add", ("block.requantize", "block.pad"),
+             {"mul_a": 90, "mul_b": 110, "shift": 7, "relu": True}),
+        Node("average", "avgpool", ("block.add",), {**pooled, "mul": 16384, "shift": 16}),
+        Node("greatest", "maxpool", ("block.add",), pooled),
+        Node("joined", "concat", ("average", "greatest"), {"dim": 1}),
+        Node("turned", "transpose", ("joined",), {"perm": [0, 2, 3, 1]}),
+        Node("rows", "reshape", ("turned",), {"shape": [-1, 4, 4 * width]}),
+        Node("flat", "flatten", ("rows",), {"start_dim": 1}),
+        Node("positive", "relu", ("flat",)),
+        Node("head", "linear", ("positive",), {"mode": "fixed", "wide": True, "scale": 0.01},
+             {"weight": weight(rng, 10, 16 * width, group_size=24, channel=False),
+              "epilogue": epilogue(rng, 10)}, "w4a8"),
+    )  # fmt: skip
+    inputs = (Value("image", "f32", (3, 8, 8)),)
+    return PackedNetwork("fuzz-cnn", inputs, nodes, ("head",), {"method": "random", "seed": seed})
+
+
+def transformer(seed: int = 0, *, dim: int = 16, vocabulary: int = 40) -> PackedNetwork:
+    """Return one causal block with grouped-query heads, rotary embedding and SwiGLU."""
+    rng = np.random.default_rng(seed)
+    heads, kv_heads, head_dim, length = 4, 2, dim // 4, 32
+
+    def linear(
+        name: str, source: str, k: int, n: int, group_size: int = 0, bias: bool = False
+    ) -> Node:
+        tensors = {"weight": weight(rng, n, k, group_size=group_size)}
+        if bias:
+            tensors["bias"] = raw.encode(rng.normal(0, 0.1, n).astype(np.float16))
+        return Node(name, "linear", (source,), {"mode": "fp16"}, tensors, "w4a8")
+
+    def table(name: str, f: NDArray[np.float64]) -> dict[str, PackedTensor]:
+        return {name: raw.encode(np.rint(f * 4096).clip(-32768, 32767).astype(np.int16))}
+
+    x = np.arange(257) / 16 - 8
+    angles = np.arange(length)[:, None] * 0.3 ** np.arange(head_dim // 2)[None]
+    tables = {
+        "exp": raw.encode(np.rint(2.0 ** (15 - np.arange(1025) / 1024)).astype(np.uint16)),
+        "cos": raw.encode(np.cos(angles).astype(np.float32)),
+        "sin": raw.encode(np.sin(angles).astype(np.float32)),
+    }
+    gamma = {"gamma": raw.encode(rng.uniform(0.5, 1.5, dim).astype(np.float32))}
+    beta = {"beta": raw.encode(rng.normal(0, 0.1, dim).astype(np.float32))}
+    embedding = {"table": raw.encode(rng.normal(0, 0.5, (vocabulary, dim)).astype(np.float16))}
+    place = {"table": raw.encode(rng.normal(0, 0.1, (length, dim)).astype(np.float16))}
+    attention = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "causal": True,
+                 "scale": head_dim**-0.5, "rope": "half"}  # fmt: skip
+    nodes = (
+        Node("token", "embedding", ("ids",), {}, embedding),
+        Node("place", "embedding", ("ids",), {"positions": True}, place),
+        Node("embedded", "add", ("token", "place")),
+        Node("norm1", "rmsnorm", ("embedded",), {"eps": 1e-5}, gamma),
+        linear("q", "norm1", dim, dim, 8),
+        linear("k", "norm1", dim, kv_heads * head_dim, 8),
+        linear("v", "norm1", dim, kv_heads * head_dim, 8, bias=True),
+        Node("attention", "attention", ("q", "k", "v"), attention, tables, "vector.dot"),
+        linear("o", "attention", dim, dim, 5),
+        Node("residual1", "add", ("embedded", "o")),
+        Node("norm2", "layernorm", ("residual1",), {"eps": 1e-5}, {**gamma, **beta}),
+        linear("gate", "norm2", dim, 2 * dim),
+        linear("up", "norm2", dim, 2 * dim),
+        Node("silu", "silu", ("gate",), {}, table("table", x / (1 + np.exp(-x)))),
+        Node("gated", "mul", ("silu", "up")),
+        Node("gelu", "gelu", ("gated",), {"approximate": "tanh"},
+             table("table", x / (1 + np.exp(-1.7 * x)))),
+        linear("down", "gelu", 2 * dim, dim, bias=True),
+        Node("scaled", "scale", ("down",), {"factor": 0.5}),
+        Node("residual2", "add", ("residual1", "scaled")),
+        linear("logits", "residual2", dim, vocabulary),
+    )  # fmt: skip
+    inputs = (Value("ids", "ids", (0,)),)
+    return PackedNetwork(
+        "fuzz-transformer", inputs, nodes, ("logits",), {"seed": seed, "note": "é"}
+    )

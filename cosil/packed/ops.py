@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations of a packed network: one table of their inputs, engines, attributes and tensors.
+
+`docs/packed-format.md` gives their arithmetic. An operation whose rules depend on the dtype of its
+first input has one entry per dtype. Shapes follow in :mod:`cosil.packed.shapes`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from cosil.packed.errors import PackedFormatError
+
+REQUIRED = object()
+"""Default of an attribute that must be present."""
+
+DIM_MAX = 2**31 - 1
+FLOAT32_MAX = 3.4028234663852886e38
+FLOAT32_TINY = 2.0**-126
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """Rule of one attribute.
+
+    Attributes
+    ----------
+    kind : {"int", "float", "bool", "choice", "ints"}
+        A float may be written as an integer; ``ints`` is a list of `length` ints (0 = 1 to 8).
+    low, high : float
+        Bounds, both included, of each number.
+    choices : tuple of str
+        Legal values of a choice.
+    default : object
+        Value where the attribute is left out; `REQUIRED` where it may not be.
+    """
+
+    kind: Literal["int", "float", "bool", "choice", "ints"]
+    low: float = 0
+    high: float = DIM_MAX
+    choices: tuple[str, ...] = ()
+    length: int = 0
+    default: Any = REQUIRED
+
+    def check(self, subject: str, name: str, value: Any) -> None:
+        """Raise `PackedFormatError` unless `value` obeys the rule."""
+        if self._holds(value):
+            return
+        raise PackedFormatError(
+            subject, "attribute", f"attribute {name} must be {self}, not {_short(value)}"
+        )
+
+    def _holds(self, value: Any) -> bool:
+        match self.kind:
+            case "bool":
+                return isinstance(value, bool)
+            case "choice":
+                return isinstance(value, str) and value in self.choices
+            case "ints":
+                if not isinstance(value, (list, tuple)):
+                    return False
+                items = cast("list[Any]", value)
+                least, most = (self.length, self.length) if self.length else (1, 8)
+                return least <= len(items) <= most and all(
+                    _is_int(item) and self.low <= item <= self.high for item in items
+                )
+            case "int":
+                return _is_int(value) and self.low <= value <= self.high
+            case "float":
+                if isinstance(value, float):
+                    return math.isfinite(value) and self.low <= value <= self.high
+                return _is_int(value) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        """Return what the rule asks for, to stand after "must be"."""
+        match self.kind:
+            case "bool":
+                return "true or false"
+            case "choice":
+                return f"one of {', '.join(map(repr, self.choices))}"
+            case "ints":
+                return f"a list of {self.length or '1 to 8'} ints in {self.low}..{self.high}"
+            case "int":
+                return f"an int in {self.low}..{self.high}"
+            case "float":
+                return f"a finite number in {self.low:g}..{self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRule:
+    """Rule of one tensor: codec, dtype of a raw one, scales that must be there."""
+
+    codec: str
+    dtype: str = "uint32"
+    required: bool = True
+    scales: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """Rules of one operation.
+
+    Attributes
+    ----------
+    inputs : tuple of tuple of str
+        Legal dtypes of each input; all inputs of an operation with one entry and `many` share it.
+    many : bool
+        Two inputs or more, all of one dtype.
+    """
+
+    engine: str
+    inputs: tuple[tuple[str, ...], ...]
+    attrs: Mapping[str, Attr] = field(default_factory=dict[str, Attr])
+    tensors: Mapping[str, TensorRule] = field(default_factory=dict[str, TensorRule])
+    many: bool = False
+
+
+def attr(node_op: Op, attrs: Mapping[str, Any], name: str) -> Any:
+    """Return an attribute or its default."""
+    return attrs.get(name, node_op.attrs[name].default)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+_ANY = ("f32", "i8", "i16", "f16")
+_BOOL = Attr("bool", default=False)
+_SIZE = Attr("int", 1, 65536)
+_SHIFT = Attr("int", 0, 63)
+_MUL = Attr("int", 0, 65535)
+_FLOAT = Attr("float", -FLOAT32_MAX, FLOAT32_MAX)
+_INDEX = Attr("int", -DIM_MAX - 1, 2**63 - 1)
+_KERNEL = Attr("ints", 1, 65535, length=2)
+_STRIDE = Attr("ints", 1, 65535, length=2, default=(1, 1))
+_PADDING = Attr("ints", 0, 65535, length=2, default=(0, 0))
+
+_INFO = {
+    "scale": Attr("float", 0, FLOAT32_MAX, default=None),
+    "approximate": Attr("choice", choices=("none", "tanh"), default="none"),
+}
+"""Attributes that any node may carry for information; nothing computes with them."""
+
+_POOL = {"kernel": _KERNEL, "stride": _STRIDE, "padding": _PADDING}
+_FIXED = {"mode": Attr("choice", choices=("fixed",)), "relu": _BOOL, "wide": _BOOL}
+_WEIGHT = {"weight": TensorRule("int4"), "epilogue": TensorRule("raw", "uint64")}
+_ACTIVATION = Op("vector", (("f16",),), {}, {"table": TensorRule("raw", "int16")})
+_NORM = Op(
+    "vector",
+    (("f16",),),
+    {"eps": Attr("float", 0, 1)},
+    {"gamma": TensorRule("raw", "float32"), "beta": TensorRule("raw", "float32", required=False)},
+)
+
+OPS: dict[str, tuple[Op, ...]] = {
+    "linear": (
+        Op("w4a8", (("i8",),), _FIXED, _WEIGHT),
+        Op(
+            "w4a8",
+            (("f16",),),
+            {"mode": Attr("choice", choices=("fp16",))},
+            {
+                "weight": TensorRule("int4", scales=("channel",)),
+                "bias": TensorRule("raw", "float16", required=False),
+            },
+        ),
+    ),
+    "conv2d": (
+        Op(
+            "w4a8",
+            (("i8",),),
+            {
+                **_FIXED,
+                "kernel": _KERNEL,
+                "stride": _STRIDE,
+                "padding": _PADDING,
+                "dilation": _STRIDE,
+                "groups": Attr("int", 1, 65536, default=1),
+            },
+            _WEIGHT,
+        ),
+    ),
+    "quantize": (Op("vector", (("f32",),), {"scale": Attr("float", FLOAT32_TINY, FLOAT32_MAX)}),),
+    "add": (
+        Op(
+            "vector",
+            (("i8",), ("i8",)),
+            {"mul_a": _MUL, "mul_b": _MUL, "shift": _SHIFT, "relu": _BOOL},
+        ),
+        Op("vector", (("f16",), ("f16",))),
+    ),
+    "mul": (Op("vector", (("f16",), ("f16",))),),
+    "scale": (Op("vector", (("f16",),), {"factor": _FLOAT}),),
+    "relu": (Op("vector", (_ANY,)),),
+    "gelu": (_ACTIVATION,),
+    "silu": (_ACTIVATION,),
+    "layernorm": (_NORM,),
+    "rmsnorm": (_NORM,),
+    "attention": (
+        Op(
+            "vector.dot",
+            (("f16",), ("f16",), ("f16",)),
+            {
+                "heads": _SIZE,
+                "kv_heads": Attr("int", 1, 65536, default=None),
+                "head_dim": _SIZE,
+                "causal": _BOOL,
+                "scale": _FLOAT,
+                "rope": Attr("choice", choices=("none", "interleaved", "half"), default="none"),
+            },
+            {
+                "exp": TensorRule("raw", "uint16"),
+                "cos": TensorRule("raw", "float32", required=False),
+                "sin": TensorRule("raw", "float32", required=False),
+            },
+        ),
+    ),
+    "avgpool": (
+        Op(
+            "vector",
+            (("i8",),),
+            {
+                **_POOL,
+                "mul": _MUL,
+                "shift": _SHIFT,
+                "count_include_pad": Attr("bool", default=True),
+            },
+        ),
+    ),
+    "maxpool": (Op("vector", (("i8",),), _POOL),),
+    "requantize": (Op("vector", (("i8", "i16"),), {"mul": _MUL, "shift": _SHIFT}),),
+    "embedding": (
+        Op("vector", (("ids",),), {"positions": _BOOL}, {"table": TensorRule("raw", "float16")}),
+    ),
+    "flatten": (Op("vector", (_ANY,), {"start_dim": Attr("int", 1, 7)}),),
+    "reshape": (Op("vector", (_ANY,), {"shape": Attr("ints", -1, DIM_MAX)}),),
+    "slice": (
+        Op(
+            "vector",
+            (_ANY,),
+            {
+                "dim": Attr("int", 1, 7),
+                "start": _INDEX,
+                "stop": _INDEX,
+                "step": Attr("int", 1, DIM_MAX, default=1),
+            },
+        ),
+    ),
+    "pad_channels": (
+        Op("vector", (_ANY,), {"before": Attr("int", 0, 65536), "after": Attr("int", 0, 65536)}),
+    ),
+    "transpose": (Op("vector", (_ANY,), {"perm": Attr("ints", 0, 7)}),),
+    "concat": (Op("vector", (_ANY,), {"dim": Attr("int", 1, 7)}, many=True),),
+}
+"""Name of each operation -> its rules, one entry per dtype of the first input."""
+
+
+def rules(subject: str, op: str, dtypes: tuple[str, ...]) -> Op:
+    """Return the entry of `op` for these input dtypes."""
+    if op not in OPS:
+        raise PackedFormatError(
+            subject, "operation", f"unknown operation {op!r}; known are {', '.join(OPS)}"
+        )
+    for entry in OPS[op]:
+        expected = entry.inputs * (max(2, len(dtypes)) if entry.many else 1)
+        if len(dtypes) == len(expected) and all(
+            dtype in legal for dtype, legal in zip(dtypes, expected, strict=True)
+        ):
+            if entry.many and len(set(dtypes)) > 1:
+                break
+            return entry
+    forms = " or ".join(
+        "("
+        + ", ".join("|".join(legal) for legal in entry.inputs)
+        + (", ...)" if entry.many else ")")
+        for entry in OPS[op]
+    )
+    raise PackedFormatError(
+        subject, "input types", f"{op} must read {forms}, not ({', '.join(dtypes)})"
+    )
+
+
+def check_attrs(subject: str, entry: Op, attrs: Mapping[str, Any]) -> None:
+    """Check the attributes of a node against its entry."""
+    for name, rule in entry.attrs.items():
+        if name in attrs:
+            rule.check(subject, name, attrs[name])
+        elif rule.default is REQUIRED:
+            raise PackedFormatError(
+                subject, "attribute", f"attribute {name} is missing; it must be {rule}"
+            )
+    for name, value in attrs.items():
+        if name in entry.attrs:
+            continue
+        if name not in _INFO:
+            known = ", ".join(entry.attrs) or "none"
+            raise PackedFormatError(
+                subject, "attribute", f"unknown attribute {_short(name)}; known are {known}"
+            )
+        _INFO[name].check(subject, name, value)

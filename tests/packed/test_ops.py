@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of operations: shapes that follow, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.fuzz_networks import cnn, transformer
+from cosil.packed import graph, raw
+from cosil.packed.errors import PackedFormatError
+from cosil.packed.network import Node, PackedNetwork, Value
+from cosil.packed.ops import OPS
+
+
+def test_the_two_networks_use_every_operation() -> None:
+    """No operation is left untested by round trip and fuzz."""
+    assert set(OPS) == {node.op for network in (cnn(), transformer()) for node in network.nodes}
+
+
+def test_shapes_of_a_cnn() -> None:
+    """Convolution, pooling, slicing and movement give the shapes that torch's formulas give."""
+    values = graph.check(cnn())
+    expected = {
+        "stem": ("i8", (16, 8, 8)),
+        "block.conv1": ("i8", (32, 4, 4)),
+        "block.conv2": ("i16", (32, 4, 4)),
+        "block.rows": ("i8", (16, 4, 8)),
+        "block.columns": ("i8", (16, 4, 4)),
+        "block.pad": ("i8", (32, 4, 4)),
+        "average": ("i8", (32, 2, 2)),
+        "joined": ("i8", (64, 2, 2)),
+        "turned": ("i8", (2, 2, 64)),
+        "rows": ("i8", (4, 64)),
+        "flat": ("i8", (256,)),
+        "head": ("i16", (10,)),
+    }
+    assert expected == {name: tuple(values[name]) for name in expected}
+
+
+def test_shapes_of_a_transformer() -> None:
+    """A variable length stays variable through the block."""
+    values = graph.check(transformer())
+    assert ("f16", (0, 8)) == values["k"]
+    assert ("f16", (0, 16)) == values["attention"]
+    assert ("f16", (0, 40)) == values["logits"]
+
+
+def _one(op: str, attrs: dict[str, Any], dtype: str, *shapes: tuple[int, ...]) -> PackedNetwork:
+    """Return a network of one node that reads inputs of these shapes."""
+    inputs = tuple(Value(f"x{i}", dtype, shape) for i, shape in enumerate(shapes))
+    node = Node("y", op, tuple(value.name for value in inputs), attrs)
+    return PackedNetwork("one", inputs, (node,), ("y",))
+
+
+POOL = {"kernel": [3, 3], "stride": [2, 2], "padding": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (_one("maxpool", POOL, "i8", (4, 7, 9)), (4, 4, 5)),
+        (_one("maxpool", {"kernel": [2, 3]}, "i8", (4, 7, 9)), (4, 6, 7)),
+        (_one("slice", {"dim": 1, "start": -3, "stop": 99}, "i8", (5, 2)), (3, 2)),
+        (_one("transpose", {"perm": [0, 3, 1, 2]}, "i8", (2, 3, 4)), (4, 2, 3)),
+        (_one("concat", {"dim": 2}, "i8", (2, 3), (2, 5), (2, 1)), (2, 9)),
+        (_one("reshape", {"shape": [-1, 6]}, "i8", (2, 3)), (6,)),
+        (_one("flatten", {"start_dim": 2}, "i8", (2, 3, 4)), (2, 12)),
+        (_one("pad_channels", {"before": 1, "after": 2}, "i8", (2, 3)), (5, 3)),
+    ],
+    ids=str,
+)
+def test_movement_shapes(network: PackedNetwork, shape: tuple[int, ...]) -> None:
+    """Shapes follow from attributes; slices have Python's meaning."""
+    assert shape == graph.check(network)["y"].shape
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            _one("maxpool", {"kernel": [9, 9]}, "i8", (4, 7, 9)),
+            "node 'y': a window of 9 must fit the padded image (4, 7, 9), padding (0, 0)",
+        ),
+        (
+            _one("maxpool", {**POOL, "padding": [2, 0]}, "i8", (4, 7, 9)),
+            "node 'y': padding must be at most half the kernel [3, 3], not [2, 0]",
+        ),
+        (
+            _one("maxpool", {"kernel": [3, 0]}, "i8", (4, 7, 9)),
+            "node 'y': attribute kernel must be a list of 2 ints in 1..65535, not [3, 0]",
+        ),
+        (
+            _one("slice", {"dim": 1, "start": 3, "stop": 3}, "i8", (5,)),
+            "node 'y': slice 3:3 must not be empty on an axis of 5",
+        ),
+        (
+            _one("slice", {"dim": 2, "start": 0, "stop": 3}, "i8", (5,)),
+            "node 'y': dim must be in 1..1, not 2",
+        ),
+        (
+            _one("transpose", {"perm": [1, 0]}, "i8", (5,)),
+            "node 'y': perm must be 0 and a permutation of the axes 1..1, not [1, 0]",
+        ),
+        (
+            _one("reshape", {"shape": [-1, 4]}, "i8", (5,)),
+            "node 'y': shape (-1, 4) must hold the 5 elements of (5,)",
+        ),
+        (
+            _one("reshape", {"shape": [5]}, "i8", (5,)),
+            "node 'y': shape must be -1 for the batch, then sizes of at least 1, not (5,)",
+        ),
+        (
+            _one("concat", {"dim": 1}, "i8", (2, 3), (2, 4)),
+            "node 'y': concat must read shapes equal but in axis 1, not (2, 3) and (2, 4)",
+        ),
+        (
+            _one("concat", {"dim": 1}, "i8", (2,)),
+            "node 'y': concat must read (f32|i8|i16|f16, ...), not (i8)",
+        ),
+        (
+            _one("add", {}, "i8", (2,), (2,)),
+            "node 'y': attribute mul_a is missing; it must be an int in 0..65535",
+        ),
+        (
+            _one("pad_channels", {"before": 65536, "after": 0}, "i8", (2, 2**15, 2**15)),
+            "node 'y': output shape (65538, 32768, 32768) has more than 2^40 elements",
+        ),
+        (
+            _one("relu", {}, "bf16", (2,)),
+            "input 'x0': dtype must be one of f32, ids, i8, not 'bf16'",
+        ),
+    ],
+    ids=str,
+)
+def test_refusals(network: PackedNetwork, message: str) -> None:
+    """What cannot run is refused with the node and the numbers that disagree."""
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(network)
+
+
+def _replaced(network: PackedNetwork, which: str, **fields: Any) -> PackedNetwork:
+    nodes = (replace(node, **fields) if node.name == which else node for node in network.nodes)
+    return replace(network, nodes=tuple(nodes))
+
+
+def _tensors(network: PackedNetwork, name: str, **tensors: Any) -> PackedNetwork:
+    node = next(node for node in network.nodes if node.name == name)
+    kept = {key: value for key, value in {**node.tensors, **tensors}.items() if value is not None}
+    return _replaced(network, name, tensors=kept)
+
+
+HIGH = np.full(16, 1, np.uint64) << np.uint64(54)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            _tensors(cnn(), "stem", epilogue=raw.encode(HIGH)),
+            "tensor stem:epilogue: bits 54..63 of each word must be 0",
+        ),
+        (
+            _tensors(cnn(), "stem", epilogue=raw.encode(HIGH[:15] * 0)),
+            "tensor stem:epilogue: shape must be (16,), not (15,)",
+        ),
+        (
+            _tensors(cnn(), "stem", epilogue=None),
+            "node 'stem': conv2d must have a tensor 'epilogue'",
+        ),
+        (
+            _tensors(cnn(), "stem", bias=raw.encode(HIGH)),
+            "node 'stem': unknown tensor 'bias'; conv2d has weight, epilogue",
+        ),
+        (
+            _tensors(transformer(), "q", weight=cnn().nodes[1].tensors["weight"]),
+            "tensor q:weight: must have 'channel' scales",
+        ),
+        (
+            _tensors(transformer(), "attention", cos=None),
+            "node 'attention': rope 'half' needs cos, sin and an even head_dim, not 4",
+        ),
+        (
+            _tensors(transformer(), "silu", table=raw.encode(np.zeros(256, np.int16))),
+            "tensor silu:table: shape must be (257,), not (256,)",
+        ),
+        (
+            _tensors(transformer(), "silu", table=raw.encode(np.zeros(257, np.uint16))),
+            "tensor silu:table: dtype must be int16, not uint16",
+        ),
+        (
+            _replaced(cnn(), "stem", name="quantize"),
+            "node 'quantize': the name must not occur twice",
+        ),
+        (replace(cnn(), inputs=()), "network: must have at least one input"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensor_refusals(network: PackedNetwork, message: str) -> None:
+    """Each tensor of a node is held against the table: codec, dtype, shape, reserved bits."""
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(network)
