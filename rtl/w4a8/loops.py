@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loop counters without division: what is left of a dimension, and how much of it is the present block."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl._ast import Assign
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from cosil.engines.w4a8 import W4A8Spec
+
+
+def index_bits(depth: int) -> int:
+    """Bits of an index into `depth` elements; one at least, since a port has a width."""
+    return max(1, (depth - 1).bit_length())
+
+
+def k_bits(spec: W4A8Spec) -> int:
+    """Bits of a counter that holds 0..max_k."""
+    return spec.max_k.bit_length()
+
+
+def tile_sizes(spec: W4A8Spec) -> tuple[int, int]:
+    """Rows and columns of a tile (os), or of an m-chunk and an n-tile (ws)."""
+    rows = spec.array_rows if spec.dataflow == "os" else spec.acc_rows
+    return rows, spec.array_cols
+
+
+class Blocks:
+    """Walks through `total` in blocks of `size`; every output is a register.
+
+    Both flags of the next block are computed from the present count in parallel, so that no comparison
+    follows a subtraction in one cycle.
+
+    Attributes
+    ----------
+    more : Signal
+        Another block follows the present one.
+    part : Signal
+        Elements in the present block, 1..size.
+    """
+
+    def __init__(self, size: int, width: int, name: str) -> None:
+        self.size = size
+        self.left = Signal(width, name=f"{name}_left")
+        self.more = Signal(name=f"{name}_more")
+        self.part = Signal(range(size + 1), name=f"{name}_part")
+
+    def load(self, total: Value) -> list[Assign]:
+        """Return the assignments that begin a walk through `total`."""
+        more = total > self.size
+        return [
+            self.left.eq(total),
+            self.more.eq(more),
+            self.part.eq(Mux(more, self.size, total)),
+        ]
+
+    def step(self) -> list[Assign]:
+        """Return the assignments that go to the next block; only where `more` is 1."""
+        more = self.left > 2 * self.size
+        return [
+            self.left.eq(self.left - self.size),
+            self.more.eq(more),
+            self.part.eq(Mux(more, self.size, self.left - self.size)),
+        ]
+
+
+def tally(
+    m: Module, name: str, limit: int, up: Value, down: Value, *, init: int = 0, by: int = 1
+) -> Signal:
+    """Return a counter in 0..limit that `up` raises and `down` lowers, both visible in the next cycle."""
+    count = Signal(range(limit + 1), name=name, init=init)
+    with m.If(up & ~down):
+        m.d.sync += count.eq(count + by)
+    with m.Elif(down & ~up):
+        m.d.sync += count.eq(count - by)
+    return count
+
+
+def spacing(m: Module, name: str, cycles: int, event: Value, *, clear: Value) -> Value:
+    """Return 1 where `event` was not high in any of the last `cycles` - 1 cycles since `clear`."""
+    if cycles < 2:
+        return Const(1)
+    left = Signal(range(cycles), name=name)
+    with m.If(clear):
+        m.d.sync += left.eq(0)
+    with m.Elif(event):
+        m.d.sync += left.eq(cycles - 1)
+    with m.Elif(left != 0):
+        m.d.sync += left.eq(left - 1)
+    return left == 0
+
+
+class TileLoop(wiring.Component):
+    """The tiles of a job, m outer and n inner.
+
+    Parameters
+    ----------
+    m_tile, n_tile : int
+        Largest tile.
+
+    Members
+    -------
+    start : In(1)
+        Loads `m` and `n`; the first tile shows in the next cycle.
+    m, n : In(32)
+        Dimensions, sampled with `start`.
+    n_again : In(32)
+        `n` of the running job, read when a new row of tiles begins.
+    next : In(1)
+        Goes to the next tile; ignored after the last.
+    rows, cols : Out
+        Extent of the present tile, registers.
+    m_more, n_more : Out(1)
+        Tiles follow in this dimension, registers.
+    """
+
+    start: Signal
+    m: Signal
+    n: Signal
+    n_again: Signal
+    next: Signal
+    rows: Signal
+    cols: Signal
+    m_more: Signal
+    n_more: Signal
+
+    def __init__(self, m_tile: int, n_tile: int) -> None:
+        self._m_tile, self._n_tile = m_tile, n_tile
+        super().__init__(
+            {
+                "start": In(1),
+                "m": In(32),
+                "n": In(32),
+                "n_again": In(32),
+                "next": In(1),
+                "rows": Out(range(m_tile + 1)),
+                "cols": Out(range(n_tile + 1)),
+                "m_more": Out(1),
+                "n_more": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        outer = Blocks(self._m_tile, 32, "m")
+        inner = Blocks(self._n_tile, 32, "n")
+        with m.If(self.start):
+            m.d.sync += [*outer.load(self.m), *inner.load(self.n)]
+        with m.Elif(self.next):
+            with m.If(inner.more):
+                m.d.sync += inner.step()
+            with m.Else():
+                m.d.sync += [*inner.load(self.n_again), *outer.step()]
+        m.d.comb += [
+            self.rows.eq(outer.part),
+            self.cols.eq(inner.part),
+            self.m_more.eq(outer.more),
+            self.n_more.eq(inner.more),
+        ]
+        return m
