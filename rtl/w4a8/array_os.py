@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output-stationary array: edges, elements and the shadow chains that carry results out (section 5.2)."""
+"""Output-stationary array: edges, elements and the shadow chains for the results (section 5.2)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class ArrayOs(wiring.Component):
     a_write, w_write, s_write : In
         Arriving beats; `s_write` only with group scales.
     row_wave, column_wave : In(row_layout), In(column_layout)
-        Control of the wave that enters the first row (Q cycles after its launch) and the first pair.
+        Control of the wave that enters the first row (Q cycles after its launch) and the first
+        pair.
     captured : Out(1)
-        High in the cycle before the bottom row of a tile shows in `results` of the first pair; the rows
-        above it follow, one per cycle.
+        High in the cycle before the bottom row of a tile shows in `results` of the first pair; the
+        rows above it follow, one per cycle.
     results : Out(array of C, acc_bits)
         Bottom shadow registers; pair p is p cycles later than pair 0.
     """
@@ -109,7 +110,8 @@ class ArrayOs(wiring.Component):
     def _shadow_chains(self, m: Module, grid: list[list[OsElement]]) -> None:
         """Shift each chain from the cycle in which its bottom register shows.
 
-        In the s-th cycle from then only rows below s shift: those above may hold the next tile's results.
+        In the s-th cycle from then only rows below s shift: those above may hold the next tile's
+        results.
         """
         R = self._spec.array_rows
         for pair in range(self._spec.pairs):

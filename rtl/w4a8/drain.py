@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drain: which result word goes into the epilogue, and to which address its result goes (section 5.4)."""
+"""Drain: result words into the epilogue, and addresses for what comes out (section 5.4)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ class StepLoop(wiring.Component):
         The step is the last of its row, tile, job.
     tile_row_ends : Out(1)
         The tile is the last of its row of tiles.
-    first_col_tile : Out(1)
-        The tile is the first of its row of tiles.
     """
 
     start: Signal
@@ -224,7 +222,7 @@ class Drain(wiring.Component):
 
 
 class OutputAddress(wiring.Component):
-    """Addresses of the results, in the order of the drain steps, advanced by each transfer of `o_y`.
+    """Addresses of the results in the order of the drain steps; each transfer goes to the next.
 
     It walks through the steps on its own, so that no address has to travel through the epilogue.
 
@@ -277,8 +275,8 @@ class OutputAddress(wiring.Component):
             self.keep.eq(Cat(steps.lanes > lane for lane in range(self._spec.epilogue_lanes))),
             self.last.eq(steps.job_ends),
         ]
-        # Of the present row, of the present tile, and of the first tile in the present row of tiles.
-        row, tile, block = Signal(32), Signal(32), Signal(32)
+        # Addresses at which the present row and the present tile begin.
+        row, tile = Signal(32), Signal(32)
         below, next_tile, next_block = Signal(32), Signal(32), Signal(32)
         block_below = Signal(32)
         first_tile = Signal()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Edges of the array: operand memories, one per row and column pair, read where the wave passes.
 
-A wave's control hops from row to row and from pair to pair, one register each, and every memory is read
-when the control arrives. So skew costs a few control bits in place of a triangle of data registers. A word
-whose credit came back at the launch is still there when a late row reads it: the beat that replaces it is
-asked for one cycle later at the earliest, arrives after that (a memory answers at least one cycle after
-the request), and in row order.
+A wave's control hops from row to row and from pair to pair, one register each, and every memory is
+read when the control arrives. So skew costs a few control bits in place of a triangle of data
+registers. A word whose credit came back at the launch is still there when a late row reads it: the
+beat that replaces it is asked for one cycle later at the earliest, arrives after that (a memory
+answers at least one cycle after the request), and in row order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -120,7 +120,7 @@ class RowEdge(wiring.Component):
 
 
 class ColumnEdge(wiring.Component):
-    """Weights of one column pair, unpacked from the words as stored, and requantised with group scales.
+    """Weights of one column pair, unpacked from the words as stored (group: requantised).
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ class ColumnEdge(wiring.Component):
 
 
 def a_bytes(spec: W4A8Spec, beat: Value, row: int) -> Value:
-    """Return what row `row` of a weight-stationary array keeps of a beat: code R-1-r of each k-tile."""
+    """Return what a row of a weight-stationary array keeps of a beat: code R-1-r of each k-tile."""
     R = spec.array_rows
     return Cat(beat.word_select(part * R + R - 1 - row, 8) for part in range(a_choices(spec)))
 

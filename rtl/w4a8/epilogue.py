@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -90,7 +90,7 @@ class Epilogue(wiring.Component):
             m, "columns", PARAMETER_BEATS, self._stored(self.e_write), self.e_slot
         )
         group = register(m, en, self.group, name="group_reg")
-        row_scale = self._row_scale(m) if self._fp16 else None
+        row_scale = self._row_scale(m) if self._fp16 else Const(0, 32)
         for lane in range(spec.epilogue_lanes):
             chosen = self._choose(columns, spec.e_bits, lane, self.group)
             column = register(m, en, chosen, name=f"column_{lane}")

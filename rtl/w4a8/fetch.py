@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetchers: the addresses of every operand in the order in which the array uses it (section 5.1).
 
-Each has its own loop counters and asks as long as credit is left. Addresses come from saved row pointers
-and additions, never from a product.
+Each has its own loop counters and asks as long as credit is left. Addresses come from saved row
+pointers and additions, never from a product.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ class RowScaleFetcher(wiring.Component):
 class ScaleFetcher(wiring.Component):
     """Requests the group scales s.
 
-    os: one beat per group of each tile. ws: one per group of each pass, the group that a k-tile begins
-    in included, so a beat may be asked for again by the next pass.
+    os: one beat per group of each tile. ws: one per group of each pass, the group that a k-tile
+    begins in included, so a beat may be asked for again by the next pass.
 
     Members
     -------
@@ -299,12 +299,12 @@ class ScaleFetcher(wiring.Component):
         width = k_bits(self._spec)
         k_left, group_left = Signal(width), Signal(width)
         last, group_ends = Signal(), Signal()
+        R = self._spec.array_rows
+        tile_left = Signal(range(R + 1))  # ws: codes of the k-tile not passed yet
         if self._spec.dataflow == "os":
             m.d.comb += [last.eq(k_left <= group_left), group_ends.eq(1)]
             ahead: Value = group_left
         else:
-            R = self._spec.array_rows
-            tile_left = Signal(range(R + 1))
             ahead = Signal(width)
             m.d.comb += [
                 group_ends.eq(group_left <= tile_left),
@@ -345,7 +345,7 @@ class ScaleFetcher(wiring.Component):
 def _credit(
     m: Module, o: stream.Interface, start: Value, release: Value, tiles: TileLoop, last: Value
 ) -> Signal:
-    """Drive `o.valid` while beats are left to ask for and credit is there; return the transfer strobe."""
+    """Drive `o.valid` while beats and credit are left; return the strobe of a transfer."""
     active, go = Signal(), Signal()
     reserved = tally(m, "reserved", PARAMETER_BEATS, go, release)
     m.d.comb += [

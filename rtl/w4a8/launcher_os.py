@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launcher of the output-stationary array: at most one wave per cycle, K waves per tile (section 5.2)."""
+"""Launcher of the output-stationary array: one wave per cycle, K per tile (section 5.2)."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class LauncherOs(wiring.Component):
         takes = wave & first
         free = tally(m, "free", spec.result_rows, self.give, takes, init=spec.result_rows, by=R)
         far_first = spacing(m, "since_first", spec.period_min, takes, clear=self.start)
-        # Without group scales a wave waits inside a tile only at a chunk's begin, and a chunk is longer
-        # than R: the next tile's last wave is then far enough from this one's by itself.
+        # Without group scales a wave waits inside a tile only at a chunk's begin, and a chunk is
+        # longer than R: the next tile's last wave is then far enough from this one's by itself.
         far_last = spacing(m, "since_last", R if group else 1, wave & last, clear=self.start)
         begins = far_first & (free >= R)
         operands = self.a_usable & self.w_usable

@@ -30,7 +30,7 @@ from rtl.w4a8.loops import (
 )
 
 WRITE_BACK = 3
-"""Cycles from the launch of a wave to the first launch that reads what it wrote to the result memory."""
+"""Cycles from the launch of a wave to the first launch that reads what it wrote."""
 
 
 class LoaderWs(wiring.Component):
@@ -55,7 +55,8 @@ class LoaderWs(wiring.Component):
     loaded : Out(1)
         `release`, Q cycles later: from the next cycle on wave 0 finds its weights.
     rows : Out(R)
-        Rows whose load chain shifts, Q cycles after the step: those that codes up to this one reach.
+        Rows whose load chain shifts, Q cycles after the step: those that codes up to this one
+        reach.
     load, load_cols, load_step, scale_pop : Out
         A step is issued, its tile's columns, its number, and whether it takes a scale beat.
     """
@@ -153,7 +154,7 @@ class LoaderWs(wiring.Component):
         return m
 
     def _gate(self, m: Module) -> Value:
-        """Return 1 where the pass before has left its load chain, or its whole weights without overlap."""
+        """Return 1 where the pass before has left the load chain (no overlap: the array)."""
         opened = Signal(init=1)
         event = self.first_wave if self._spec.double_buffer else self.last_wave
         with m.If(self.release):
@@ -217,7 +218,8 @@ class LauncherWs(wiring.Component):
     pass_first : Out(1)
         The wave of this cycle is the first of its pass.
     wave, wave_first, wave_rows, wave_cols : Out
-        A wave is launched, it belongs to the first k-tile, codes of its k-tile, columns of its tile.
+        A wave is launched, it belongs to the first k-tile, codes of its k-tile, columns of its
+        tile.
     """
 
     start: Signal

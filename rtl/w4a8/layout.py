@@ -53,8 +53,8 @@ def events_layout(spec: W4A8Spec) -> data.StructLayout:
 def scale_slots(spec: W4A8Spec) -> int:
     """Words of a scale memory.
 
-    Pair p reads a beat p cycles after its credit is back; at one beat a cycle, P more words keep the beat
-    until then.
+    Pair p reads a beat p cycles after its credit is back; at one beat a cycle, P more words keep
+    the beat until then.
     """
     return 1 << (PARAMETER_BEATS + spec.pairs - 1).bit_length()
 
@@ -77,18 +77,18 @@ def w_codes(spec: W4A8Spec) -> int:
 
 
 def flags_layout(spec: W4A8Spec) -> data.StructLayout:
-    """Flags that travel through a row with its activation, each already gated by the launch.
+    """Return the flags that travel through a row with its activation, each gated by the launch.
 
-    os: `valid` accumulates, `first` drops the old sum, `last` copies the new one to the shadow register.
-    ws: `first` makes the loaded weight the active one, `load` shifts the load chain (and belongs to a load
-    step, not to the wave).
+    os: `valid` accumulates, `first` drops the old sum, `last` copies the new one to the shadow
+    register. ws: `first` makes the loaded weight the active one, `load` shifts the load chain (and
+    belongs to a load step, not to the wave).
     """
     names = ("valid", "first", "last") if spec.dataflow == "os" else ("first", "load")
     return data.StructLayout(dict.fromkeys(names, 1))
 
 
 def row_layout(spec: W4A8Spec) -> data.StructLayout:
-    """What launches a wave into a row: its flags, and where its activation lies."""
+    """Return what launches a wave into a row: its flags, and where its activation lies."""
     names = ("valid", "first", "last") if spec.dataflow == "os" else ("first",)
     return data.StructLayout(
         {
@@ -113,19 +113,19 @@ def column_layout(spec: W4A8Spec) -> data.StructLayout:
 
 
 def a_write_layout(spec: W4A8Spec) -> data.StructLayout:
-    """An arriving beat of activations."""
+    """Return the layout of an arriving beat of activations."""
     if spec.dataflow == "os":
         return chunk_write(8 * spec.a_beat_bytes, spec.prefetch_chunks, spec.array_rows)
     return beat_write(8 * spec.a_beat_bytes, a_slots(spec))
 
 
 def w_write_layout(spec: W4A8Spec) -> data.StructLayout:
-    """An arriving beat of weights."""
+    """Return the layout of an arriving beat of weights."""
     return chunk_write(8 * spec.w_beat_bytes, spec.prefetch_chunks, spec.array_cols)
 
 
 def s_write_layout(spec: W4A8Spec) -> data.StructLayout:
-    """An arriving beat of group scales."""
+    """Return the layout of an arriving beat of group scales."""
     return beat_write(16 * spec.array_cols, scale_slots(spec))
 
 
@@ -140,8 +140,8 @@ def pair_cols(spec: W4A8Spec, pair: int) -> int:
 def pair_bits(spec: W4A8Spec, cols: int) -> int:
     """Bits of a pair's weights on their way through the array.
 
-    Channel: the low column's 4 bits and 5 bits of the high one, less the low one's sign, which together
-    are w1 * 2^12 + w2 without a subtraction in every element. Group: 8 bits each.
+    Channel: the low column's 4 bits and 5 bits of the high one, less the low one's sign, which
+    together are w1 * 2^12 + w2 without a subtraction in every element. Group: 8 bits each.
     """
     if spec.scales == "group":
         return 8 * cols
@@ -159,7 +159,8 @@ def psum_bits(spec: W4A8Spec) -> int:
 def result_layout(spec: W4A8Spec) -> data.StructLayout:
     """Write control of a column pair's result memory; hops one register per pair.
 
-    `done` marks the write that completes a tile (os) or a row (ws); `add` (ws) adds the stored word.
+    `done` marks the write that completes a tile (os) or a row (ws); `add` (ws) adds the stored
+    word.
     """
     fields = {"en": 1, "done": 1, "addr": index_bits(spec.result_rows)}
     if spec.dataflow == "ws":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loop counters without division: what is left of a dimension, and how much of it is the present block."""
+"""Loop counters without division: what is left of a dimension, and the present block."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def tile_sizes(spec: W4A8Spec) -> tuple[int, int]:
 class Blocks:
     """Walks through `total` in blocks of `size`; every output is a register.
 
-    Both flags of the next block are computed from the present count in parallel, so that no comparison
-    follows a subtraction in one cycle.
+    Both flags of the next block are computed from the present count in parallel, so that no
+    comparison follows a subtraction in one cycle.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Blocks:
 def tally(
     m: Module, name: str, limit: int, up: Value, down: Value, *, init: int = 0, by: int = 1
 ) -> Signal:
-    """Return a counter in 0..limit that `up` raises and `down` lowers, both visible in the next cycle."""
+    """Return a counter in 0..limit that `up` raises and `down` lowers, seen in the next cycle."""
     count = Signal(range(limit + 1), name=name, init=init)
     with m.If(up & ~down):
         m.d.sync += count.eq(count + by)

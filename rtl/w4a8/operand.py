@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arriving beats: where each is stored and how many can be used. The memories are where they are read."""
+"""Arriving beats: where each is stored, and how many are usable."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rtl.w4a8.loops import index_bits, tally
 
 
 def chunk_write(beat_bits: int, slots: int, lines: int) -> data.StructLayout:
-    """A beat on its way into word `slot` of memory `line`."""
+    """Return the layout of a beat on its way into word `slot` of memory `line`."""
     return data.StructLayout(
         {"en": 1, "slot": index_bits(slots), "line": index_bits(lines), "beat": beat_bits}
     )
 
 
 def beat_write(beat_bits: int, slots: int) -> data.StructLayout:
-    """A beat on its way into word `slot`."""
+    """Return the layout of a beat on its way into word `slot`."""
     return data.StructLayout({"en": 1, "slot": index_bits(slots), "beat": beat_bits})
 
 
@@ -105,7 +105,8 @@ class BeatBuffer(wiring.Component):
     Parameters
     ----------
     beat_bits, beats, slots : int
-        Width of a beat, beats reserved at once, words of the memory (a power of two, at least `beats`).
+        Width of a beat, beats reserved at once, words of the memory (a power of two, at least
+        `beats`).
 
     Members
     -------

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processing elements: one row, one pair of columns.
 
-In the channel datapath both products of a pair come from one 18x18 multiplier: (w1 * 2^12 + w2) * a holds
-w2 * a, signed, in its low 12 bits, and w1 * a above, less one if the low product is negative.
+In the channel datapath both products of a pair come from one 18x18 multiplier: (w1 * 2^12 + w2) * a
+holds w2 * a, signed, in its low 12 bits, and w1 * a above, less one if the low product is negative.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Products(wiring.Component):
 
 
 def add_product(total: Value, product: Value, carry: Value) -> Value:
-    """Return total + product + carry with one carry chain: the carry enters below the lowest bit."""
+    """Return total + product + carry in one carry chain: the carry enters below the lowest bit."""
     return (Cat(carry, total).as_signed() + Cat(carry, product).as_signed()) >> 1
 
 
@@ -94,7 +94,8 @@ class OsElement(wiring.Component):
     -------
     a, w, flags : In(8), In(pair_bits), In(flags_layout)
     a_out, w_out, flags_out : Out
-        The operand registers, one cycle later (t); the product is visible at t + 1, the accumulator at t + 2.
+        The operand registers, one cycle later (t); the product is visible at t + 1, the accumulator
+        at t + 2.
     captured : Out(1)
         High at t + 2 of a tile's last wave: the shadow register follows at t + 3.
     shift : In(1)
@@ -159,7 +160,7 @@ class OsElement(wiring.Component):
 
 
 class WsElement(wiring.Component):
-    """Element of the weight-stationary array; activations hop to the right, sums and loads downward.
+    """Element of the weight-stationary array: activations hop right, sums and weights down.
 
     Parameters
     ----------
@@ -173,8 +174,8 @@ class WsElement(wiring.Component):
     a_out, flags_out : Out
         Operand registers, one cycle later (t).
     w, chain : In, Out(pair_bits)
-        Load chain of the row above, and this row's: takes `w` in a cycle with `flags.load`. In a cycle
-        with `flags.first` its old value becomes the active weight, visible at t.
+        Load chain of the row above, and this row's: takes `w` in a cycle with `flags.load`. In a
+        cycle with `flags.first` its old value becomes the active weight, visible at t.
     psum, psum_out : In, Out(array of cols, psum_bits)
         Sum from the row above, needed at t + 1; sum of this row, visible at t + 2.
     """

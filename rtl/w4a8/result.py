@@ -27,8 +27,8 @@ class ResultPair(wiring.Component):
     Members
     -------
     control : In(result_layout)
-        os: writes `sums` in this cycle. ws: reads the word that `sums` of the next cycle are added to; the
-        total is written one cycle after that.
+        os: writes `sums` in this cycle. ws: reads the word that `sums` of the next cycle are added
+        to; the total is written one cycle after that.
     control_out : Out(result_layout)
         `control` one cycle later, for the pair to the right.
     sums : In(array of cols)
@@ -68,13 +68,14 @@ class ResultPair(wiring.Component):
         m = Module()
         control = self.control
         m.d.sync += self.control_out.eq(control)
-        write = control if self._os else Signal(control.shape())
+        write: Any = control if self._os else Signal(control.shape())
         if not self._os:
             m.d.sync += write.eq(self.control_out)
         m.d.comb += self.written.eq(write.en & write.done)
         for col in range(self._cols):
-            # One memory word per column: the drain and, in ws, the addition read at the same time, so the
-            # memory has two read ports there, which block RAM gives by holding every word twice.
+            # One memory word per column: the drain and, in ws, the addition read at the same time,
+            # so the memory has two read ports there, which block RAM gives by holding every word
+            # twice.
             memory = Memory(shape=self._spec.acc_bits, depth=self._spec.result_rows, init=[])
             m.submodules[f"mem_{col}"] = memory
             write_port, drain_port = memory.write_port(), memory.read_port()

@@ -45,8 +45,8 @@ class W4A8(wiring.Component):
     o_a, o_w, o_s, o_e, o_r : Out(stream(32))
         Read requests: word addresses (a, w), element addresses (s, e, r).
     i_a, i_w, i_s, i_e, i_r : In(stream)
-        Responses in order, at least one cycle after the request; ready is constantly 1. `s` exists with
-        group scales only, `r` with the fp16 epilogue only.
+        Responses in order, at least one cycle after the request; ready is constantly 1. `s` exists
+        with group scales only, `r` with the fp16 epilogue only.
     o_y : Out(stream(y_layout))
         Results.
     o_events : Out(events_layout)
@@ -273,7 +273,7 @@ class W4A8(wiring.Component):
     def _epilogue(
         self, m: Module, job: _JobRegister, buffers: dict[str, Any], results: Results, drain: Drain
     ) -> Value:
-        """Connect drain, epilogue and output; return 1 where the job's last result is transferred."""
+        """Connect drain, epilogue and output; return the transfer of the job's last result."""
         m.submodules.epilogue = epilogue = Epilogue(self.spec)
         m.submodules.output = output = OutputAddress(self.spec)
         e, y = buffers["e"], self.o_y
@@ -324,7 +324,7 @@ class W4A8(wiring.Component):
 
 
 class _JobRegister:
-    """The job: as it arrives (`start`, `new`), and as it stays (`started` one cycle later, `held`)."""
+    """The job as it arrives (`start`, `new`) and as it stays (`started` a cycle later, `held`)."""
 
     def __init__(self) -> None:
         self.start, self.started = Signal(), Signal()
