@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue]
+from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue] # not in the stubs
 from amaranth.hdl import Elaboratable
+
+from rtl.lib.yosys import run_yosys
 
 _PASSES = (
     "read_rtlil {source}",
@@ -21,17 +21,21 @@ _PASSES = (
     "write_verilog -norename {target}",
 )
 
-# Apart from this process: Yosys logs to file descriptor 1 and ends the process on an error.
-_SCRIPT = """
-import sys
-from pyosys import libyosys
-design = libyosys.Design()
-for line in sys.argv[1:]:
-    libyosys.run_pass(line, design)
-"""
+# For people and other tools: no processes with initial blocks that only Yosys writes, no wires that
+# nothing reads, widths made explicit where they can be.
+_CLEAN_PASSES = (
+    "read_rtlil {source}",
+    "proc",
+    "opt -full -purge",
+    "wreduce -keepdc",
+    "opt_clean -purge",
+    "memory_collect",
+    "opt_clean -purge",
+    "write_verilog -noattr {target}",
+)
 
 
-def to_verilog(component: Elaboratable, *, name: str = "top") -> str:
+def to_verilog(component: Elaboratable, *, name: str = "top", clean: bool = False) -> str:
     """Return the Verilog of `component` and all that is below it.
 
     Parameters
@@ -40,6 +44,9 @@ def to_verilog(component: Elaboratable, *, name: str = "top") -> str:
         A component with a signature; its members become ports, levels joined by two underscores.
     name : str
         Name of the top module; modules below are ``name.path``.
+    clean : bool
+        Optimise and drop what nothing reads: the text that is given away. Otherwise every
+        signal keeps its name, for debugging and for monitors.
 
     Returns
     -------
@@ -48,16 +55,15 @@ def to_verilog(component: Elaboratable, *, name: str = "top") -> str:
 
     Raises
     ------
-    RuntimeError
+    ToolFailedError
         If Yosys fails; the message ends with its log.
     """
     with tempfile.TemporaryDirectory(prefix="cosil-verilog-") as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
         source.write_text(rtlil.convert(component, name=name, emit_src=False), encoding="utf-8")
-        passes = [line.format(source=source, target=target) for line in _PASSES]
-        done = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, *passes], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0 or not target.exists():
-            raise RuntimeError(f"yosys failed on {name}:\n{(done.stdout + done.stderr)[-4000:]}")
+        passes = [
+            line.format(source=source, target=target)
+            for line in (_CLEAN_PASSES if clean else _PASSES)
+        ]
+        run_yosys(passes, subject=name)
         return target.read_text(encoding="utf-8")
