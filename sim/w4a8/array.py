@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.w4a8.plan import Plan
@@ -32,6 +32,8 @@ class Array(NamedTuple):
     ----------
     head : int64[1]
         Position of slot 0 in the lines.
+    window : int64[2]
+        Positions ahead of slot 0 and from slot 0 on that are in use.
     complete : int64[1]
         Tiles (os) or rows (ws) that may be drained.
     in_flight : int64[1]
@@ -63,6 +65,7 @@ class Array(NamedTuple):
     """
 
     head: NDArray[np.int64]
+    window: NDArray[np.int64]
     complete: NDArray[np.int64]
     in_flight: NDArray[np.int64]
     flags: NDArray[np.int64]
@@ -86,13 +89,16 @@ class Array(NamedTuple):
 def make_array(plan: Plan) -> Array:
     """Return an empty array."""
     rows, columns = plan.rows, 2 * plan.pairs
-    length = _front(plan) + _depth(plan) + _SPARE
+    front = 1 + plan.quant_stages + plan.pairs  # edge register, requantiser, skew of the last pair
+    depth = 2 * rows + plan.pairs + 4  # slots in which something still happens, and one more
+    length = front + depth + _SPARE
 
     def zeros(*shape: int) -> NDArray[np.int32]:
         return np.zeros(shape, dtype=np.int32)
 
     return Array(
-        head=np.array([length - _depth(plan)]),
+        head=np.array([length - depth]),
+        window=np.array([front, depth]),
         complete=np.zeros(1, dtype=np.int64),
         in_flight=np.zeros(1, dtype=np.int64),
         flags=np.zeros(length, dtype=np.int64),
@@ -114,19 +120,7 @@ def make_array(plan: Plan) -> Array:
     )
 
 
-@njit(cache=True)
-def _front(plan: Plan) -> int:
-    """Positions ahead of slot 0: edge register, requantiser, skew of the last pair."""
-    return 1 + plan.quant_stages + plan.pairs
-
-
-@njit(cache=True)
-def _depth(plan: Plan) -> int:
-    """Slots in which something still happens to a wave, and one more."""
-    return 2 * plan.rows + plan.pairs + 4
-
-
-@njit(cache=True)
+@inner
 def os_cycle(plan: Plan, s: Array) -> None:
     """Clock an output-stationary array; modified in place, downstream registers first."""
     if s.in_flight[0]:
@@ -155,7 +149,7 @@ def os_cycle(plan: Plan, s: Array) -> None:
         s.in_flight[0] += 1
 
 
-@njit(cache=True)
+@inner
 def _empty_accumulators(plan: Plan, s: Array) -> None:
     """Let each tile's LAST flag move sums: accumulator -> shadow chain -> result memory."""
     rows, pairs, head = plan.rows, plan.pairs, s.head[0]
@@ -183,7 +177,7 @@ def _empty_accumulators(plan: Plan, s: Array) -> None:
             s.in_flight[0] -= 1
 
 
-@njit(cache=True)
+@inner
 def ws_cycle(plan: Plan, s: Array) -> None:
     """Clock a weight-stationary array; modified in place, downstream registers first."""
     _accumulate_rows(plan, s)
@@ -215,10 +209,11 @@ def ws_cycle(plan: Plan, s: Array) -> None:
     _shift_load_chains(plan, s)
     entering = head - plan.quant_stages
     s.step[entering] = s.edge[2]
-    s.w[entering, :] = s.edge_w
+    for c in range(columns):
+        s.w[entering, c] = s.edge_w[c]
 
 
-@njit(cache=True)
+@inner
 def _accumulate_rows(plan: Plan, s: Array) -> None:
     """Add the partial sums that leave the array to the result memories, a pair of columns at a time."""
     head, bottom = s.head[0], plan.rows - 1
@@ -237,7 +232,7 @@ def _accumulate_rows(plan: Plan, s: Array) -> None:
         s.complete[0] += 1
 
 
-@njit(cache=True)
+@inner
 def _shift_load_chains(plan: Plan, s: Array) -> None:
     """Take a load step into the chains: pair p shifts rows 0..step when the step is in slot p."""
     # The lines have already slid: what was in slot p is in slot p + 1.
@@ -253,11 +248,11 @@ def _shift_load_chains(plan: Plan, s: Array) -> None:
             chain[0] = s.w[position, column]
 
 
-@njit(cache=True)
+@inner
 def _slide(plan: Plan, s: Array) -> None:
     """Move every line on by one cycle."""
     head = s.head[0] - 1
-    front, depth, length = _front(plan), _depth(plan), s.flags.size
+    front, depth, length = s.window[0], s.window[1], s.flags.size
     if head < front:
         # Out of spare positions: move the window to the far end of the buffers.
         size = front + depth
@@ -266,7 +261,8 @@ def _slide(plan: Plan, s: Array) -> None:
             s.flags[new + x] = s.flags[old + x]
             s.row[new + x] = s.row[old + x]
             s.step[new + x] = s.step[old + x]
-            s.w[new + x, :] = s.w[old + x, :]
+            for c in range(2 * plan.pairs):
+                s.w[new + x, c] = s.w[old + x, c]
         for x in range(2 * size - 1, -1, -1):
             s.keep[2 * new + x] = s.keep[2 * old + x]
         for i in range(plan.rows):
@@ -276,7 +272,7 @@ def _slide(plan: Plan, s: Array) -> None:
     s.head[0] = head
 
 
-@njit(cache=True)
+@inner
 def _enter_wave(plan: Plan, s: Array) -> int:
     """Put the edge's activations and flags (zeros: no wave) in the lines; return the position."""
     front = s.head[0] - 1 - plan.quant_stages * (1 - plan.ws)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.lib.float16 import f32_to_f16, rne_shift, saturate
@@ -74,7 +74,7 @@ def make_drain(plan: Plan) -> Drain:
     )
 
 
-@njit(cache=True)
+@inner
 def output_cycle(
     drain: Drain, stalls: Stalls, fetch: Fetch, counts: NDArray[np.int64], y: NDArray[np.uint16], t: int
 ) -> None:
@@ -95,7 +95,7 @@ def output_cycle(
     d.transfers_left -= 1
 
 
-@njit(cache=True)
+@inner
 def drain_cycle(
     plan: Plan, drain: Drain, fetch: Fetch, array: Array, counts: NDArray[np.int64]
 ) -> int:
@@ -129,7 +129,7 @@ def drain_cycle(
     return lanes
 
 
-@njit(cache=True)
+@inner
 def _row_drained(plan: Plan, d: Any, fetch: Fetch, array: Array) -> None:
     """Give back what the row, its R rows, or its tile held; step to the next row."""
     d.row += 1
@@ -157,7 +157,7 @@ def _row_drained(plan: Plan, d: Any, fetch: Fetch, array: Array) -> None:
         d.pending = int(d.row_tile < plan.row_tiles)
 
 
-@njit(cache=True)
+@inner
 def _epilogue(plan: Plan, drain: Drain, fetch: Fetch, array: Array, lanes: int) -> None:
     """Compute the lanes of the step that is being issued (section 1)."""
     d = drain.drainer[0]
@@ -177,7 +177,7 @@ def _epilogue(plan: Plan, drain: Drain, fetch: Fetch, array: Array, lanes: int) 
             y[lane] = fixed_point(sums[c], column[c], plan.relu, plan.wide) & 0xFFFF
 
 
-@njit(cache=True)
+@inner
 def fixed_point(acc: int, column: np.uint64, relu: int, wide: int) -> int:
     """Return sat(RNE((acc + bias) * mult / 2**shift)), after relu if asked (section 1)."""
     bias = np.int64(column & np.uint64(0xFFFFFFFF))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.w4a8 import counts as count_names
@@ -59,7 +59,7 @@ def make_record(plan: Plan, *, values: bool, trace: bool) -> Record:
     )
 
 
-@njit(cache=True)
+@inner
 def note(tiles: NDArray[np.int64], tile: int, column: int, t: int) -> None:
     """Note cycle t as the first (once) and last of a tile's launches (0) or drain steps (2)."""
     if tile < tiles.shape[0]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.lib.stalls import Stalls
@@ -97,25 +97,25 @@ def make_fetch(plan: Plan, a_beat_bytes: int, w_beat_bytes: int) -> Fetch:
     return Fetch(streams, flight, buffers, np.zeros(11, dtype=np.int64))
 
 
-@njit(cache=True)
+@inner
 def rows_valid(plan: Plan, row_tile: int) -> int:
     """Rows of a tile that exist."""
     return min(plan.tile_rows, plan.m - row_tile * plan.tile_rows)
 
 
-@njit(cache=True)
+@inner
 def cols_valid(plan: Plan, col_tile: int) -> int:
     """Columns of a tile that exist."""
     return min(plan.cols, plan.n - col_tile * plan.cols)
 
 
-@njit(cache=True)
+@inner
 def is_stalled(stalls: Stalls, position: NDArray[np.int64], pattern: int) -> bool:
     """Whether a pattern stalls its stream in the current cycle."""
     return stalls.bits[stalls.start[pattern] + position[pattern]] != 0
 
 
-@njit(cache=True)
+@inner
 def fetch_cycle(
     plan: Plan, memory: Memory, stalls: Stalls, fetch: Fetch, counts: NDArray[np.int64], t: int
 ) -> None:
@@ -150,7 +150,7 @@ def fetch_cycle(
         position[pattern] = following if following < stalls.length[pattern] else 0
 
 
-@njit(cache=True)
+@inner
 def _send_request(plan: Plan, fetch: Fetch, stream: int, t: int) -> None:
     """Move the presented request into the memory and present the next one."""
     f = fetch.streams[stream]
@@ -185,7 +185,7 @@ def _send_request(plan: Plan, fetch: Fetch, stream: int, t: int) -> None:
     f.pending = int(f.row_tile < plan.row_tiles)
 
 
-@njit(cache=True)
+@inner
 def _address(plan: Plan, stream: int, f: Any) -> int:
     """Return the address of the presented request: words for a and w, else elements."""
     row = f.row_tile * plan.tile_rows
@@ -202,7 +202,7 @@ def _address(plan: Plan, stream: int, f: Any) -> int:
     return plan.r_base + row + f.item * plan.rows
 
 
-@njit(cache=True)
+@inner
 def _next_item(plan: Plan, stream: int, f: Any) -> int:
     """Return the item after the presented one; a ws scale beat serves up to the group's end."""
     if stream == S and plan.ws:
@@ -211,7 +211,7 @@ def _next_item(plan: Plan, stream: int, f: Any) -> int:
     return f.item + 1
 
 
-@njit(cache=True)
+@inner
 def _items(plan: Plan, stream: int, f: Any) -> int:
     """Return the number of items in the presented request's part."""
     if stream == A:
@@ -225,7 +225,7 @@ def _items(plan: Plan, stream: int, f: Any) -> int:
     return 1
 
 
-@njit(cache=True)
+@inner
 def _parts(plan: Plan, stream: int) -> int:
     """Return the parts per tile that a stream is asked for."""
     if stream == S and not plan.ws:
@@ -233,7 +233,7 @@ def _parts(plan: Plan, stream: int) -> int:
     return plan.parts if stream <= S else 1
 
 
-@njit(cache=True)
+@inner
 def _take_response(memory: Memory, fetch: Fetch, stream: int, counts: NDArray[np.int64]) -> int:
     """Store the oldest response; return 1 if it completes a unit."""
     f = fetch.streams[stream]
@@ -260,7 +260,7 @@ def _take_response(memory: Memory, fetch: Fetch, stream: int, counts: NDArray[np
     return closes
 
 
-@njit(cache=True)
+@inner
 def _read(memory: NDArray[Any], address: int, beat: NDArray[Any]) -> None:
     """Fill `beat` from `memory`, with 0 past the end."""
     for x in range(beat.size):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.w4a8.array import FIRST, FIRST_PART, LAST, LAST_PART, WAVE, Array
@@ -91,7 +91,7 @@ def make_launch(plan: Plan) -> Launch:
     return Launch(launcher, loader, np.zeros(plan.cols, dtype=np.uint16))
 
 
-@njit(cache=True)
+@inner
 def launch_os(
     plan: Plan, fetch: Fetch, launch: Launch, array: Array, counts: NDArray[np.int64], t: int
 ) -> int:
@@ -108,7 +108,7 @@ def launch_os(
     return cause
 
 
-@njit(cache=True)
+@inner
 def _os_cause(plan: Plan, fetch: Fetch, u: Any, t: int) -> int:
     if t == 0:
         return FILL
@@ -127,7 +127,7 @@ def _os_cause(plan: Plan, fetch: Fetch, u: Any, t: int) -> int:
     return COMPUTE
 
 
-@njit(cache=True)
+@inner
 def _launch_os_wave(
     plan: Plan, fetch: Fetch, launch: Launch, array: Array, counts: NDArray[np.int64], t: int
 ) -> None:
@@ -166,7 +166,7 @@ def _launch_os_wave(
         _next_tile(plan, u)
 
 
-@njit(cache=True)
+@inner
 def launch_ws(
     plan: Plan, fetch: Fetch, launch: Launch, array: Array, counts: NDArray[np.int64], t: int
 ) -> int:
@@ -188,7 +188,7 @@ def launch_ws(
     return cause
 
 
-@njit(cache=True)
+@inner
 def _ws_cause(plan: Plan, fetch: Fetch, launch: Launch, t: int) -> int:
     u, v = launch.launcher[0], launch.loader[0]
     if t == 0:
@@ -210,7 +210,7 @@ def _ws_cause(plan: Plan, fetch: Fetch, launch: Launch, t: int) -> int:
     return COMPUTE
 
 
-@njit(cache=True)
+@inner
 def _tile_loadable(plan: Plan, fetch: Fetch, launch: Launch) -> bool:
     """Whether the loader's next step has its turn and its weights."""
     u, v = launch.launcher[0], launch.loader[0]
@@ -218,18 +218,18 @@ def _tile_loadable(plan: Plan, fetch: Fetch, launch: Launch) -> bool:
     return v.step > 0 or (turn >= v.passes_loaded and fetch.streams[W].usable > 0)
 
 
-@njit(cache=True)
+@inner
 def _needs_scale(plan: Plan, v: Any) -> bool:
     k = v.part * plan.part + v.step
     return plan.group_scales != 0 and k < plan.k and (v.step == 0 or k % plan.group == 0)
 
 
-@njit(cache=True)
+@inner
 def _scale_usable(plan: Plan, fetch: Fetch, v: Any) -> bool:
     return not _needs_scale(plan, v) or fetch.streams[S].usable > 0
 
 
-@njit(cache=True)
+@inner
 def _launch_ws_wave(
     plan: Plan, fetch: Fetch, u: Any, array: Array, counts: NDArray[np.int64], t: int
 ) -> None:
@@ -274,7 +274,7 @@ def _launch_ws_wave(
         _next_tile(plan, u)
 
 
-@njit(cache=True)
+@inner
 def _load_step(
     plan: Plan, fetch: Fetch, launch: Launch, array: Array, counts: NDArray[np.int64], t: int
 ) -> None:
@@ -302,7 +302,7 @@ def _load_step(
         _next_tile(plan, v)
 
 
-@njit(cache=True)
+@inner
 def _next_tile(plan: Plan, u: Any) -> None:
     """Step to the next tile: row tiles outer, column tiles inner."""
     u.col_tile += 1
@@ -312,13 +312,15 @@ def _next_tile(plan: Plan, u: Any) -> None:
         u.pending = int(u.row_tile < plan.row_tiles)
 
 
-@njit(cache=True)
+@inner
 def _take_scales(fetch: Fetch, launch: Launch) -> None:
-    launch.scale[:] = fetch.buffers.s[fetch.streams[S].oldest]
+    slot = fetch.streams[S].oldest
+    for c in range(launch.scale.size):
+        launch.scale[c] = fetch.buffers.s[slot, c]
     fetch.streams[S].release = 1
 
 
-@njit(cache=True)
+@inner
 def _take_activations(
     plan: Plan, fetch: Fetch, array: Array, slot: int, rows: int, code: int
 ) -> None:
@@ -326,7 +328,7 @@ def _take_activations(
         array.edge_a[i] = _signed_byte(fetch.buffers.a[slot + i, code >> 2], code & 3)
 
 
-@njit(cache=True)
+@inner
 def _take_weights(
     plan: Plan, fetch: Fetch, launch: Launch, array: Array, cols: int, code: int
 ) -> None:
@@ -337,7 +339,7 @@ def _take_weights(
         array.edge_w[c] = requantise(q, launch.scale[c]) if plan.group_scales else q
 
 
-@njit(cache=True)
+@inner
 def _signed_byte(word: np.uint32, byte: int) -> int:
     value = (np.int64(word) >> (8 * byte)) & 0xFF
     return (value ^ 0x80) - 0x80

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from sim.lib.kernel import entry
 
 from cosil.engines.w4a8 import W4A8Spec
 from sim.lib.stalls import Stalls
@@ -45,7 +45,7 @@ def simulate(spec: W4A8Spec, plan: Plan, memory: Memory, stalls: Stalls, record:
     return cycles
 
 
-@njit(cache=True)
+@entry
 def _run(plan: Plan, memory: Memory, stalls: Stalls, engine: Engine, record: Record) -> int:
     """Step until the last y transfer; return the cycle count, or minus it if nothing moves."""
     fetch, launch, array, drain = engine

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels are compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+entry: Any = njit(cache=True, _nrt=False)
+"""Decorator of a kernel that Python calls.
+
+Without Numba's reference counts (`_nrt`): a kernel allocates nothing, and counting references to
+every array of a state tuple in every call costs more than the work itself.
+"""
+
+inner: Any = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorator of a function that only kernels call.
+
+It is compiled into its callers and cached with them; a wrapper that turns Python objects into state
+tuples would take longer to compile than the function.
+"""
