@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder that `cosil verilog` writes: Verilog and what other tools need to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cosil.engines.w4a8 import W4A8Spec
+from cosil.errors import CosilError, ToolFailedError, ToolMissingError
+from cosil.synth import w4a8
+from cosil.synth.cells import TARGETS, count_cells
+from rtl.lib.axis import AxisTop, axis_widths
+from rtl.lib.verilog import to_verilog
+from rtl.w4a8 import W4A8
+from verif.lib.toolchain import find_simulator, write_atomically
+
+# Rule -> why Verilog that Yosys writes breaks it and is right. Anything else stops the command.
+LINT_WAIVERS = {
+    "DECLFILENAME": "one file holds every module of the design",
+    "PROCASSINIT": "registers have a power-up value, equal to their reset value, for FPGAs",
+    "WIDTHEXPAND": "Yosys leaves extension of operands to Verilog's rules, which RTLIL's equal",
+    "WIDTHTRUNC": "logical NOT of a word (is it zero), and sums whose carry is not wanted",
+    "UNUSEDSIGNAL": "modules are optimised one by one, so that a port may have bits nobody reads",
+    "UNOPTFLAT": "loops between different bits of one vector, a chain and no cycle",
+}
+
+_HERE = Path(__file__).parent
+
+
+def write_package(
+    spec: W4A8Spec,
+    folder: Path,
+    *,
+    name: str = "cosil_w4a8",
+    cells: bool = True,
+    done: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Generate an engine and write its package.
+
+    The folder appears whole or not at all: the files are made beside it and moved.
+
+    Parameters
+    ----------
+    spec : W4A8Spec
+        The engine.
+    folder : Path
+        Where to write; it must not exist, be empty, or hold a package written before.
+    name : str
+        Top module, and stem of the files.
+    cells : bool
+        Synthesise for cell counts too; takes minutes for large arrays.
+    done : callable
+        Called with the name of each step when it ends.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    CosilError
+        If the name is no Verilog identifier, or the folder holds something else.
+    ToolFailedError
+        If Yosys fails, or Verilator finds a fault that no waiver explains.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise CosilError(f"the top module's name must be a Verilog identifier, not {name!r}")
+    _check_folder(folder)
+    top = AxisTop(W4A8(spec))
+    text = to_verilog(top, name=name, clean=True)
+    # Without a unit of time, simulators refuse designs that mix it with modules that have one.
+    text = f"`timescale 1ns / 1ps\n{text}"
+    done("verilog")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        build = Path(made, folder.name)
+        build.mkdir()
+        files = {
+            f"{name}.v": text,
+            "lint.vlt": _waiver_file(),
+            f"{name}.core": _core_file(name),
+            f"{name}.h": w4a8.c_header(spec, name),
+            "REGISTERS.md": _register_page(spec, name, top),
+            "spec.toml": spec.to_toml(),
+            "test_smoke.py": (_HERE / "smoke_test.py").read_text(encoding="utf-8"),
+            "vectors.json": json.dumps(w4a8.smoke_vectors(spec)) + "\n",
+            "Makefile": _makefile(name),
+        }
+        for file, content in files.items():
+            write_atomically(build / file, content)
+        done("package")
+        waived = lint(build, name)
+        done("lint")
+        counts: dict[str, Any] = {}
+        for target in TARGETS if cells else ():
+            counted = count_cells(text, name, target)
+            counts[target] = {"cells": counted.cells, "memory_bits": counted.memory_bits}
+            done(f"cells ({target})")
+        manifest = {
+            "engine": "w4a8",
+            "top": name,
+            "spec": asdict(spec),
+            "generated_by": {
+                package: version(package) for package in ("cosil", "amaranth", "pyosys")
+            },
+            "sha256": {file: _sha256(content) for file, content in files.items()},
+            "streams": _streams(top),
+            "lint": waived,
+            "cells": counts or None,
+        }
+        write_atomically(build / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        build.replace(folder)
+    return manifest
+
+
+def lint(folder: Path, name: str) -> dict[str, Any] | None:
+    """Lint a package by Verilator with all warnings on.
+
+    Returns
+    -------
+    dict or None
+        Verilator's version and, by rule, how many warnings the waiver file explains; None where no
+        Verilator can be had.
+
+    Raises
+    ------
+    ToolFailedError
+        If a warning is left.
+    """
+    try:
+        simulator = find_simulator("verilator")
+    except ToolMissingError:
+        return None
+    command = ["verilator", "--lint-only", "-Wall", "--top-module", name]
+
+    def run(*files: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *files], cwd=folder, env=simulator.environ(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    clean = run("lint.vlt", f"{name}.v")
+    if clean.returncode != 0 or "%Warning" in clean.stderr:
+        raise ToolFailedError(f"verilator -Wall finds faults in {name}.v:\n{clean.stderr[-4000:]}")
+    found = Counter(re.findall(r"^%Warning-(\w+):", run(f"{name}.v").stderr, re.MULTILINE))
+    return {"verilator": simulator.version, "waived": dict(sorted(found.items()))}
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / "manifest.json").exists()):
+        return
+    if folder.exists():
+        raise CosilError(
+            f"{folder} exists and is no package written by cosil", "choose another folder"
+        )
+
+
+def _streams(top: AxisTop) -> dict[str, dict[str, int]]:
+    return {
+        prefix: axis_widths(getattr(top.core, stream).payload.shape())
+        for stream, prefix in top.streams.items()
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _waiver_file() -> str:
+    lines = ["`verilator_config"]
+    for rule, reason in LINT_WAIVERS.items():
+        lines += [f"// {reason}", f'lint_off -rule {rule} -file "*.v"']
+    return "\n".join(lines) + "\n"
+
+
+def _core_file(name: str) -> str:
+    return f"""\
+CAPI=2:
+name: cosil:engine:{name}:{version("cosil")}
+description: W4A8 systolic array generated by cosil
+filesets:
+  rtl:
+    files: [{name}.v]
+    file_type: verilogSource
+  lint:
+    files: [lint.vlt]
+    file_type: vlt
+targets:
+  default:
+    filesets: [rtl]
+    toplevel: {name}
+  lint:
+    default_tool: verilator
+    filesets: [lint, rtl]
+    toplevel: {name}
+    tools:
+      verilator:
+        mode: lint-only
+        verilator_options: [-Wall]
+"""
+
+
+def _makefile(name: str) -> str:
+    return f"""\
+# Runs the smoke test; needs cocotb 2.1 and a simulator: make SIM=icarus, or make SIM=verilator.
+SIM ?= icarus
+TOPLEVEL_LANG = verilog
+VERILOG_SOURCES = $(CURDIR)/{name}.v
+COCOTB_TOPLEVEL = {name}
+COCOTB_TEST_MODULES = test_smoke
+ifeq ($(SIM),verilator)
+EXTRA_ARGS += -Wno-fatal
+endif
+include $(shell cocotb-config --makefiles)/Makefile.sim
+"""
+
+
+def _register_page(spec: W4A8Spec, name: str, top: AxisTop) -> str:
+    streams = "\n".join(
+        f"| `{prefix}` | {_signals(widths)} | {_meaning(prefix)} |"
+        for prefix, widths in _streams(top).items()
+    )
+    words = "\n".join(f"| {word} | `{field}` | {text} |" for word, field, text in w4a8.job_rows())
+    return f"""\
+# {name}
+
+{spec.array_rows} x {spec.array_cols} array, dataflow `{spec.dataflow}`, scales `{spec.scales}`,
+weights `{spec.weight_encoding}`, epilogue `{spec.epilogue}`. The engine has no registers: a job is
+one beat of `s_axis_job`, taken while the engine is idle; it is idle again in the cycle after its
+last result.
+
+Clock `aclk`; reset `aresetn`, synchronous, active low. Streams obey AXI4-Stream: valid does not
+wait for ready, and a payload holds until its transfer. Responses come in the order of requests.
+
+## Streams
+
+| stream | signals beside tvalid, tready | what |
+|---|---|---|
+{streams}
+
+## Job descriptor
+
+32-bit words, word 0 in the low bits (`{name}.h` has it as a C structure).
+
+| word | name | meaning |
+|---|---|---|
+{words}
+"""
+
+
+def _signals(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{signal}[{bits}]" for signal, bits in widths.items())
+
+
+def _meaning(prefix: str) -> str:
+    side, _, name = prefix.partition("_axis_")
+    if side == "m" and name != "y":
+        return f"addresses of the requests that `s_axis_{name}` answers"
+    return w4a8.STREAMS[name]
