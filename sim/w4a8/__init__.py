@@ -8,18 +8,21 @@ cycle; the default multiplies with BLAS (`fast`) and gets the cycles from a recu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosil.engines.w4a8 import W4A8Spec
-from cosil.lowering.w4a8 import FLAG_WIDE, Job, Operands
+from cosil.lowering.w4a8 import Job, Operands
 from sim.lib.run import Run
 from sim.lib.stalls import flatten
 from sim.w4a8 import counts as count_names
 from sim.w4a8 import stepped
 from sim.w4a8.events import make_record, schedule
-from sim.w4a8.plan import CAUSES, STALL_NAMES, check, make_memory, make_plan
+from sim.w4a8.fast import outputs
+from sim.w4a8.plan import CAUSES, STALL_NAMES, Plan, check, make_memory, make_plan
+from sim.w4a8.recurrence import count_cycles
 
 
 def run(
@@ -70,18 +73,26 @@ def run(
     memory = make_memory(operands)
     patterns = flatten(stalls, STALL_NAMES)
     record = make_record(plan, values=step, trace=trace)
-    cycles = stepped.simulate(spec, plan, memory, patterns, record)
-    bits = record.y
-    if plan.fp16:
-        y = bits.view(np.float16)
+    if step:
+        cycles = stepped.simulate(spec, plan, memory, patterns, record)
+        y = _typed(plan, record.y)
+        counts = record.counts.tolist()
     else:
-        y = bits.view(np.int16)
-        y = y if job.flags & FLAG_WIDE else y.astype(np.int8)
+        cycles = count_cycles(plan, patterns, record)
+        y = outputs(plan, memory)
+        counts = count_names.closed_form(plan, spec.a_beat_bytes, spec.w_beat_bytes)
     return Run(
         y=y,
         cycles=cycles,
         cycles_by_cause=dict(zip(CAUSES, record.causes.tolist(), strict=True)),
-        counts=dict(zip(count_names.NAMES, record.counts.tolist(), strict=True)),
+        counts=dict(zip(count_names.NAMES, counts, strict=True)),
         utilisation=job.m * job.n * job.k / (spec.array_rows * spec.array_cols * cycles),
         events=schedule(plan, record.tiles),
     )
+
+
+def _typed(plan: Plan, bits: NDArray[np.uint16]) -> NDArray[Any]:
+    """Return result bits as the job's output type."""
+    if plan.fp16:
+        return bits.view(np.float16)
+    return bits.view(np.int16) if plan.wide else bits.astype(np.int8)
