@@ -37,9 +37,9 @@ class ArrayOs(wiring.Component):
         Control of the wave that enters the first row (Q cycles after its launch) and the first
         pair.
     captured : Out(1)
-        High in the cycle before the bottom row of a tile shows in `results` of the first pair; the
+        High in the cycle before the bottom row of a tile shows in `bottom` of the first pair; the
         rows above it follow, one per cycle.
-    results : Out(array of C, acc_bits)
+    bottom : Out(array of C, acc_bits)
         Bottom shadow registers; pair p is p cycles later than pair 0.
     """
 
@@ -49,7 +49,7 @@ class ArrayOs(wiring.Component):
     row_wave: Any
     column_wave: Any
     captured: Signal
-    results: Any
+    bottom: Any
 
     def __init__(self, spec: W4A8Spec) -> None:
         self._spec = spec
@@ -59,7 +59,7 @@ class ArrayOs(wiring.Component):
             "row_wave": In(row_layout(spec)),
             "column_wave": In(column_layout(spec)),
             "captured": Out(1),
-            "results": Out(data.ArrayLayout(spec.acc_bits, spec.array_cols)),
+            "bottom": Out(data.ArrayLayout(spec.acc_bits, spec.array_cols)),
         }
         if spec.scales == "group":
             ports["s_write"] = In(s_write_layout(spec))
@@ -115,9 +115,9 @@ class ArrayOs(wiring.Component):
         """
         R = self._spec.array_rows
         for pair in range(self._spec.pairs):
-            bottom = grid[R - 1][pair]
+            last = grid[R - 1][pair]
             shift = Signal(R, name=f"shift_{pair}")
-            with m.If(bottom.captured):
+            with m.If(last.captured):
                 m.d.sync += shift.eq(-2)
             with m.Else():
                 m.d.sync += shift.eq(shift << 1)
@@ -127,5 +127,5 @@ class ArrayOs(wiring.Component):
                     m.d.comb += grid[row][pair].above.eq(grid[row - 1][pair].shadow)
         m.d.comb += [
             self.captured.eq(grid[R - 1][0].captured),
-            self.results.eq(Cat(pe.shadow for pe in grid[R - 1])),
+            self.bottom.eq(Cat(pe.shadow for pe in grid[R - 1])),
         ]

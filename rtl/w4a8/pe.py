@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,68 +17,38 @@ from cosil.engines.w4a8 import W4A8Spec
 from rtl.w4a8.layout import flags_layout, pair_bits, psum_bits
 
 
-class Products(wiring.Component):
-    """Registered products of one activation with a pair's weights.
+def products(m: Module, spec: W4A8Spec, cols: int, a: Value, w: Value) -> list[tuple[Value, Value]]:
+    """Return, per column, the registered product of `a` and `w`, and a carry that completes it.
 
     Parameters
     ----------
+    m : Module
+        Module that receives the product registers.
     spec : W4A8Spec
     cols : int
         Columns of the pair, 1 or 2.
-
-    Members
-    -------
-    a, w : In(8), In(pair_bits)
-        Operands; registers outside.
-    p : Out(array of cols)
-        Products, one cycle later; to be completed by `carry`.
-    carry : Out(cols)
-        To be added to the product.
+    a, w : Value
+        Operand registers: 8 bits, `pair_bits`.
     """
-
-    a: Signal
-    w: Signal
-    p: Any
-    carry: Signal
-
-    def __init__(self, spec: W4A8Spec, cols: int) -> None:
-        self._packed = spec.scales == "channel" and cols == 2
-        self._bits = 12 if spec.scales == "channel" else 16
-        self._cols = cols
-        super().__init__(
-            {
-                "a": In(8),
-                "w": In(pair_bits(spec, cols)),
-                "p": Out(data.ArrayLayout(self._bits, cols)),
-                "carry": Out(cols),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        a = self.a.as_signed()
-        if self._packed:
-            low, high = self.w[:4], self.w[4:]
-            packed = Cat(low, low[-1].replicate(8), high).as_signed()
-            product = Signal(24, reset_less=True)
-            m.d.sync += product.eq(packed * a)
-            m.d.comb += [
-                self.p[0].eq(product[:12]),
-                self.p[1].eq(product[12:]),
-                self.carry.eq(Cat(0, product[11])),
-            ]
-            return m
-        width = len(self.w) // self._cols
-        for col in range(self._cols):
-            product = Signal(self._bits, name=f"product_{col}", reset_less=True)
-            m.d.sync += product.eq(self.w.word_select(col, width).as_signed() * a)
-            m.d.comb += self.p[col].eq(product)
-        return m
+    if spec.scales == "channel" and cols == 2:
+        low, high = w[:4], w[4:]
+        packed = Cat(low, low[-1].replicate(8), high).as_signed()
+        product = Signal(24, reset_less=True)
+        m.d.sync += product.eq(packed * a.as_signed())
+        return [(product[:12], Const(0, 1)), (product[12:], product[11])]
+    bits = 12 if spec.scales == "channel" else 16
+    result: list[tuple[Value, Value]] = []
+    for col in range(cols):
+        product = Signal(bits, name=f"product_{col}", reset_less=True)
+        m.d.sync += product.eq(w.word_select(col, len(w) // cols).as_signed() * a.as_signed())
+        result.append((product, Const(0, 1)))
+    return result
 
 
-def add_product(total: Value, product: Value, carry: Value) -> Value:
-    """Return total + product + carry in one carry chain: the carry enters below the lowest bit."""
-    return (Cat(carry, total).as_signed() + Cat(carry, product).as_signed()) >> 1
+def add_product(total: Value, product: tuple[Value, Value]) -> Value:
+    """Return total + product in one carry chain: the product's carry enters below bit 0."""
+    bits, carry = product
+    return (Cat(carry, total).as_signed() + Cat(carry, bits).as_signed()) >> 1
 
 
 class OsElement(wiring.Component):
@@ -135,7 +105,6 @@ class OsElement(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.mul = mul = Products(self._spec, self._cols)
         valid, first, last = Signal(), Signal(), Signal()
         m.d.sync += [
             self.a_out.eq(self.a),
@@ -146,12 +115,11 @@ class OsElement(wiring.Component):
             last.eq(self.flags_out.last),
             self.captured.eq(last),
         ]
-        m.d.comb += [mul.a.eq(self.a_out), mul.w.eq(self.w_out)]
-        for col in range(self._cols):
+        for col, product in enumerate(products(m, self._spec, self._cols, self.a_out, self.w_out)):
             acc = Signal(self._spec.acc_bits, name=f"acc_{col}", reset_less=True)
             with m.If(valid):
                 old = Mux(first, 0, acc)
-                m.d.sync += acc.eq(add_product(old, mul.p[col], mul.carry[col]))
+                m.d.sync += acc.eq(add_product(old, product))
             with m.If(self.captured):
                 m.d.sync += self.shadow[col].eq(acc)
             with m.Elif(self.shift):
@@ -207,16 +175,12 @@ class WsElement(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.mul = mul = Products(self._spec, self._cols)
         active = Signal(len(self.w), reset_less=True)
         m.d.sync += [self.a_out.eq(self.a), self.flags_out.eq(self.flags)]
         with m.If(self.flags.load):
             m.d.sync += self.chain.eq(self.w)
         with m.If(self.flags.first):
             m.d.sync += active.eq(self.chain)
-        m.d.comb += [mul.a.eq(self.a_out), mul.w.eq(active)]
-        for col in range(self._cols):
-            m.d.sync += self.psum_out[col].eq(
-                add_product(self.psum[col], mul.p[col], mul.carry[col])
-            )
+        for col, product in enumerate(products(m, self._spec, self._cols, self.a_out, active)):
+            m.d.sync += self.psum_out[col].eq(add_product(self.psum[col], product))
         return m

@@ -204,7 +204,7 @@ class W4A8(wiring.Component):
             array.column_wave.eq(launcher.column_wave),
             writer.captured.eq(array.captured),
             results.control.eq(writer.control),
-            results.sums.eq(array.results),
+            results.sums.eq(array.bottom),
         ]
         if s is not None:
             m.d.comb += [
