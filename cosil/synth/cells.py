@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rtl.lib.yosys import run_yosys
 
@@ -41,6 +42,11 @@ class CellCounts:
 # Up to `fine`, synth knows words; memories are left as they are, since in flip-flops they would be
 # most of the count and would be built so by nobody.
 _GATES = (
+    "hierarchy -top {top}",
+    "proc",
+    "flatten",
+    "opt_clean",
+    "tee -q -o {memories} stat -json",
     "synth -flatten -noshare -top {top} -run :fine",
     "opt -fast -full",
     "opt_clean",
@@ -80,21 +86,27 @@ def count_cells(
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
     with tempfile.TemporaryDirectory(prefix="cosil-synth-") as folder:
         source, stat = Path(folder, "design.v"), Path(folder, "stat.json")
+        memories = Path(folder, "memories.json")
         source.write_text(verilog, encoding="utf-8")
         kept = netlist or Path(folder, "netlist.json")
         passes = [
             f"read_verilog {source}",
             *(
-                line.format(top=top, stat=stat, netlist=kept)
+                line.format(top=top, stat=stat, memories=memories, netlist=kept)
                 for line in (_GATES if target == "gates" else _ECP5)
             ),
         ]
         run_yosys(passes, subject=top)
-        design = json.loads(stat.read_text(encoding="utf-8"))["design"]
+        design = _design(stat)
+        memory_bits = int(_design(memories)["num_memory_bits"]) if target == "gates" else 0
     # `$scopeinfo` only says where a flattened cell came from.
     cells = {
         name: count
         for name, count in sorted(design["num_cells_by_type"].items())
         if name != "$scopeinfo"
     }
-    return CellCounts(target, cells, int(design["num_memory_bits"]))
+    return CellCounts(target, cells, memory_bits)
+
+
+def _design(stat: Path) -> dict[str, Any]:
+    return json.loads(stat.read_text(encoding="utf-8"))["design"]

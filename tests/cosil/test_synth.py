@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package that `cosil verilog` writes: it lints, and its own smoke test passes and can fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cosil.cli import cli
+from cosil.engines.w4a8 import W4A8Spec
+from cosil.errors import CosilError, ToolFailedError, ToolMissingError
+from cosil.synth.cells import count_cells
+from cosil.synth.package import LINT_WAIVERS, lint, write_package
+from verif.lib.toolchain import available_simulators, find_simulator
+
+SPECS = {
+    "os-channel-fp16": W4A8Spec(array_rows=2, array_cols=3),
+    "ws-group-fixed": W4A8Spec(
+        array_rows=2, array_cols=2, dataflow="ws", scales="group", epilogue="fixed", acc_rows=16
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the package of one engine."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "spec.toml").write_text(SPECS[request.param].to_toml(), encoding="utf-8")
+    command = ["verilog", str(folder / "spec.toml"), "-o", str(folder / "out"), "--no-cells"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def smoke(package: Path) -> subprocess.CompletedProcess[str]:
+    """Run the package's own test, with nothing of cosil on its path."""
+    simulators = {simulator.name: simulator for simulator in available_simulators()}
+    if not simulators:
+        pytest.skip("no HDL simulator")
+    simulator = simulators.get("icarus") or simulators["verilator"]
+    env = simulator.environ()
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env.pop("PYTHONPATH", None)
+    return subprocess.run(
+        ["make", f"SIM={simulator.name}", "COCOTB_ANSI_OUTPUT=0"],
+        cwd=package, env=env, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+
+
+def verdict(package: Path) -> str:
+    return (package / "results.xml").read_text(encoding="utf-8")
+
+
+@pytest.mark.cosim
+def test_smoke_test_passes_and_can_fail(package: Path) -> None:
+    """The generated file alone gives the expected bits and cycles; a wrong one is noticed."""
+    done = smoke(package)
+    assert "<failure" not in verdict(package), done.stdout + done.stderr
+    assert "one_product" in verdict(package)
+    vectors = json.loads((package / "vectors.json").read_text(encoding="utf-8"))
+    if "ws" in (package / "spec.toml").read_text(encoding="utf-8"):
+        wrong = {"cycles": vectors["cycles"] + 1}
+    else:
+        wrong = {"results": [[0, vectors["results"][0][1] ^ 1], *vectors["results"][1:]]}
+    (package / "vectors.json").write_text(json.dumps({**vectors, **wrong}), encoding="utf-8")
+    smoke(package)
+    assert "<failure" in verdict(package), wrong.keys()
+    (package / "vectors.json").write_text(json.dumps(vectors) + "\n", encoding="utf-8")
+
+
+def test_manifest_describes_the_files(package: Path) -> None:
+    """Each digest is that of its file, and the spec can be read back."""
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    files = {path.name for path in package.iterdir() if path.is_file()}
+    assert {*manifest["sha256"], "manifest.json"} <= files
+    for file, digest in manifest["sha256"].items():
+        assert hashlib.sha256((package / file).read_bytes()).hexdigest() == digest
+    assert W4A8Spec.from_toml(package / "spec.toml") == W4A8Spec.from_dict(manifest["spec"])
+    if manifest["lint"] is not None:
+        assert set(manifest["lint"]["waived"]) <= set(LINT_WAIVERS)
+
+
+def test_ports_are_axi4_stream(package: Path) -> None:
+    """Every stream has tdata, tvalid and tready, and the clock its AXI name."""
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    header = (package / "cosil_w4a8.v").read_text(encoding="utf-8").split("module cosil_w4a8(")[1]
+    ports = {name.strip() for name in header.split(");")[0].split(",")}
+    expected = {"aclk", "aresetn"} | {
+        f"{prefix}_{signal}"
+        for prefix, signals in manifest["streams"].items()
+        for signal in (*signals, "tvalid", "tready")
+    }
+    assert expected == ports
+    assert all(bits % 8 == 0 for s in manifest["streams"].values() for bits in [s["tdata"]])
+
+
+def test_header_is_c(package: Path, tmp_path: Path) -> None:
+    """The descriptor is 16 words without padding."""
+    source = tmp_path / "check.c"
+    source.write_text(
+        '#include "cosil_w4a8.h"\n'
+        '_Static_assert(sizeof(cosil_w4a8_job_t) == 64, "16 words");\n'
+        "const cosil_w4a8_job_t job = {.m = 1, .flags = COSIL_W4A8_FLAG_RELU};\n"
+    )
+    command = ["gcc", "-std=c11", "-Wall", "-Werror", "-fsyntax-only", f"-I{package}", str(source)]
+    subprocess.run(command, check=True)
+
+
+def test_lint_reports_what_no_waiver_explains(package: Path, tmp_path: Path) -> None:
+    """A signal that nothing drives is not among the waivers."""
+    try:
+        find_simulator("verilator")
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+    (tmp_path / "lint.vlt").write_bytes((package / "lint.vlt").read_bytes())
+    (tmp_path / "bad.v").write_text("module bad(output o); wire w; assign o = w; endmodule\n")
+    with pytest.raises(ToolFailedError, match=r"^verilator -Wall finds faults in bad\.v:"):
+        lint(tmp_path, "bad")
+
+
+def refused(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, ["verilog", *arguments, "--no-cells"])
+    assert result.exit_code == 2, result.output
+    return result
+
+
+def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """A folder of somebody else's, a bad name or a bad spec stops the command in one line."""
+    spec = tmp_path / "spec.toml"
+    spec.write_text('engine = "w4a8"\narray_rows = 65\n')
+    out = str(tmp_path / "out")
+    assert "array_rows must be in 1..64, not 65" in refused(str(spec), "-o", out).stderr
+    spec.write_text("engine = \n")
+    assert "is not TOML" in refused(str(spec), "-o", out).stderr
+    assert not Path(out).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(CosilError, match=r"mine exists and is no package written by cosil$"):
+        write_package(W4A8Spec(), tmp_path / "mine")
+    with pytest.raises(CosilError, match=r"^the top module's name must be a Verilog identifier"):
+        write_package(W4A8Spec(), tmp_path / "new", name="4x4")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+_ACCUMULATE = """
+module top(input clk, input signed [17:0] a, input signed [17:0] b, output reg [35:0] o);
+  always @(posedge clk) o <= a * b;
+endmodule
+"""
+_XOR = "module top(input [3:0] a, input [3:0] b, output [3:0] o); assign o = a ^ b; endmodule\n"
+_MEMORY = """
+module top(input clk, input we, input [4:0] addr, input [7:0] i, output reg [7:0] o);
+  reg [7:0] words [31:0];
+  always @(posedge clk) begin
+    if (we) words[addr] <= i;
+    o <= words[addr];
+  end
+endmodule
+"""
+
+
+@pytest.mark.synth
+def test_cells_of_designs_whose_cells_are_known() -> None:
+    """A product of 18-bit numbers is one multiplier block; four XORs are four gates."""
+    product = count_cells(_ACCUMULATE, "top", "ecp5")
+    assert product.multipliers == 1
+    assert {"$_XOR_": 4} == count_cells(_XOR, "top").cells
+    memory = count_cells(_MEMORY, "top")
+    assert memory.memory_bits == 256
+    assert sum(count for cell, count in memory.cells.items() if "DFF" in cell) <= 16
+
+
+@pytest.mark.synth
+def test_yosys_errors_are_told() -> None:
+    """Text that is no Verilog ends in a message with Yosys' log."""
+    with pytest.raises(ToolFailedError, match=r"(?s)^yosys failed on top:\n.*syntax error"):
+        count_cells("module top(;", "top")
+    with pytest.raises(ValueError, match=r"^target must be one of gates, ecp5, not 'asic'$"):
+        count_cells(_XOR, "top", "asic")
