@@ -19,6 +19,7 @@ from torch import Tensor
 from algos.lib.float_ops import KVCache
 from algos.reference import vector
 from algos.reference.w4a8 import (
+    EXACT_FLOAT32,
     EXACT_FLOAT64,
     epilogue_fp16,
     integer_matmul,
@@ -149,7 +150,7 @@ def _linear(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     if node.attrs.get("mode", "fixed") == "fixed":
         acc = integer_matmul(x.reshape(-1, x.shape[-1]), weight)
         columns = node.tensors["epilogue"].words
-        return fixed_exact(acc.double(), columns, node.attrs).reshape(shape)
+        return fixed_exact(acc.double(), columns, node.attrs, axis=1).reshape(shape)
     codes, scales = vector.quantize_rows(x, node.name)
     s_ch = tensor_of(np.asarray(node.tensors["weight"].scales["channel"], dtype=np.float32))
     y = epilogue_fp16(integer_matmul(codes, weight), s_ch, scales)
@@ -161,19 +162,26 @@ def _linear(node: Node, x: Tensor, weight: Tensor) -> Tensor:
 def _conv2d(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     geometry = conv_geometry(node)
     kernel = geometry.pop("kernel")
-    w = weight.reshape(weight.shape[0], -1, *kernel).double()
-    # Torch's float64 convolution is im2col and BLAS; every partial sum is an exact integer.
-    assert weight.shape[1] * magnitude(x) * magnitude(weight) <= EXACT_FLOAT64
+    # Every partial sum is an integer that the type holds exactly, in whatever order they are added.
+    bound = weight.shape[1] * magnitude(x) * magnitude(weight)
+    assert bound <= EXACT_FLOAT64
+    exact = torch.float32 if bound <= EXACT_FLOAT32 else torch.float64
+    w = weight.reshape(weight.shape[0], -1, *kernel).to(exact)
     columns = node.tensors["epilogue"].words
     parts: list[Tensor] = []
-    for start in range(0, x.shape[0], IMAGES):
-        acc = F.conv2d(x[start : start + IMAGES].double(), w, None, **geometry)
-        parts.append(fixed_exact(acc.movedim(1, -1), columns, node.attrs).movedim(-1, 1))
-    return torch.cat(parts).contiguous()
+    # Torch's other backends add products (oneDNN "direct", im2col and BLAS); NNPACK's algorithms
+    # transform the operands first, which rounds.
+    with torch.backends.nnpack.flags(enabled=False):
+        for start in range(0, x.shape[0], IMAGES):
+            acc = F.conv2d(x[start : start + IMAGES].to(exact), w, None, **geometry)
+            parts.append(fixed_exact(acc.double(), columns, node.attrs, axis=1))
+    return torch.cat(parts)
 
 
-def fixed_exact(acc: Tensor, columns: NDArray[np.uint64], attrs: Mapping[str, Any]) -> Tensor:
-    """Return the fixed epilogue of integer accumulators held in float64[..., N].
+def fixed_exact(
+    acc: Tensor, columns: NDArray[np.uint64], attrs: Mapping[str, Any], *, axis: int
+) -> Tensor:
+    """Return the fixed epilogue of integer accumulators held in float64, channels on `axis`.
 
     |(acc + bias) * mult| <= 2**53 is asserted: the product is exact, and so is its division by a
     power of two. The one rounding is torch.round, to nearest even.
@@ -183,7 +191,9 @@ def fixed_exact(acc: Tensor, columns: NDArray[np.uint64], attrs: Mapping[str, An
     largest = max(-float(low), float(high)) + magnitude(bias)
     assert largest * magnitude(mult) <= EXACT_FLOAT64
     scale = tensor_of(np.ldexp(1.0, -shift.numpy()))
-    y = ((acc + bias.double()) * mult.double() * scale).round_()
+    shape = [-1 if i == axis else 1 for i in range(acc.ndim)]
+    bias, mult, scale = (part.double().reshape(shape) for part in (bias, mult, scale))
+    y = (acc + bias).mul_(mult).mul_(scale).round_()
     wide = bool(attrs.get("wide", False))
     limit = 32768 if wide else 128
     floor = 0 if attrs.get("relu", False) else -limit

@@ -9,6 +9,7 @@ arithmetic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algos.lib.float_ops import KVCache
-from algos.reference.w4a8 import rne_shift, tensor_of, to_half
+from algos.reference.w4a8 import EXACT_FLOAT32, rne_shift, tensor_of, to_half
 from cosil.packed.network import Node
 
 LOG2_E = 1.4426950408889634
-BLOCK_ELEMENTS = 2**19
-"""Products that attention holds at once: 2 MiB of float32, what a core's cache takes."""
+BLOCK_ELEMENTS = 2**21
+"""Products that attention holds at once, 8 MiB of float32, unless one block of rows has more."""
+BLOCK_ROWS = 64
+"""Queries that attention computes at once; keys after the last of them are not touched."""
 
 
 def apply(node: Node, inputs: tuple[Tensor, ...], cache: KVCache | None = None) -> Tensor:
@@ -92,8 +95,10 @@ def add_codes(
     a: Tensor, b: Tensor, mul_a: int, mul_b: int, shift: int, *, relu: bool = False
 ) -> Tensor:
     """Return sat8(RNE((a * mul_a + b * mul_b) / 2**shift)), clamped at 0 before where `relu`."""
-    y = rne_shift(a.long() * mul_a + b.long() * mul_b, shift)
-    return y.clamp(0 if relu else -128, 127).to(torch.int8)
+    # The sum is below 2**24, so float32 holds it exactly, and its quotient by a power of two too.
+    assert 128 * (mul_a + mul_b) <= EXACT_FLOAT32
+    y = a.float().mul_(mul_a).add_(b.float().mul_(mul_b)).mul_(2.0**-shift).round_()
+    return y.clamp_(0 if relu else -128, 127).to(torch.int8)
 
 
 def requantize(x: Tensor, mul: int, shift: int) -> Tensor:
@@ -145,15 +150,33 @@ def tree_sum(x: Tensor) -> Tensor:
     The axis is padded with +0 to a power of two; the upper half is added to the lower half until
     one element is left; +0 is added to it.
     """
-    size = 1
-    while size < x.shape[0]:
-        size *= 2
-    if size > x.shape[0]:
-        x = torch.cat((x, x.new_zeros(size - x.shape[0], *x.shape[1:])))
-    while size > 1:
-        size //= 2
-        x = x[:size] + x[size:]
+    padded = x.new_zeros(_power_of_two(x.shape[0]), *x.shape[1:])
+    padded[: x.shape[0]] = x
+    return _fold(padded)
+
+
+def _fold(x: Tensor) -> Tensor:
+    """Return the tree sum over axis 0, a power of two; `x` is modified in place."""
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        x = x[:half].add_(x[half:])
     return x[0] + 0.0
+
+
+def _power_of_two(n: int) -> int:
+    """Return the least power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _tree_of_products(a: Tensor, b: Tensor, space: Tensor) -> Tensor:
+    """Return the tree sum over axis 0 of a * b, broadcast; `space` is modified in place."""
+    shape = [max(sizes) for sizes in zip(a.shape, b.shape, strict=True)]
+    products = space[: math.prod(shape)].view(shape)
+    torch.mul(a, b, out=products)
+    padded = _power_of_two(shape[0])
+    whole = space[: padded * math.prod(shape[1:])].view(padded, *shape[1:])
+    whole[shape[0] :] = 0.0
+    return _fold(whole)
 
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor | None, eps: float, *, centre: bool) -> Tensor:
@@ -219,31 +242,39 @@ def attend(
         If a score is infinite or NaN.
     """
     batch, heads, length, dim = query.shape
-    past = key.shape[2] - length
+    total = key.shape[2]
     shared = heads // key.shape[1]
-    # The axis of a tree sum goes first, so that its halves are contiguous.
-    q = query.float().permute(3, 0, 1, 2).contiguous()
-    k = key.float().repeat_interleave(shared, 1).permute(3, 0, 1, 2).contiguous()
-    v = value.float().repeat_interleave(shared, 1).permute(2, 0, 1, 3).contiguous()
-    weights = exp.long()
+    # The axis of a tree sum goes first, so that its halves are contiguous; heads are one axis.
+    q = query.float().flatten(0, 1).permute(2, 0, 1).contiguous()
+    k = key.float().repeat_interleave(shared, 1).flatten(0, 1).permute(2, 0, 1).contiguous()
+    v = value.float().repeat_interleave(shared, 1).flatten(0, 1).transpose(0, 1).contiguous()
+    table = exp.long()
     factor = torch.tensor(scale, dtype=torch.float32)
-    out = torch.empty(batch, heads, length, dim, dtype=torch.float16)
-    block = max(1, BLOCK_ELEMENTS // (dim * batch * heads * key.shape[2]))
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        seen = past + stop if causal else key.shape[2]
+    out = torch.empty(batch * heads, length, dim, dtype=torch.float16)
+    rows = min(length, BLOCK_ROWS)
+    per_head = rows * max(_power_of_two(dim) * total, _power_of_two(total) * dim)
+    group = min(batch * heads, max(1, BLOCK_ELEMENTS // per_head))
+    space = torch.empty(group * per_head)
+    for start in range(0, length, rows):
+        stop = min(start + rows, length)
+        seen = total - length + stop if causal else total
         mask = torch.ones(stop - start, seen, dtype=torch.bool)
         if causal:
-            mask = mask.tril(past + start)
-        products = q[:, :, :, start:stop, None] * k[:, :, :, None, :seen]
-        scores = tree_sum(products) * factor
-        if not bool((torch.isfinite(scores) | ~mask).all()):
-            raise ValueError(f"{name}: attention scores must be finite")
-        p = _probabilities(scores, mask, weights).permute(3, 0, 1, 2)[..., None]
-        visible = mask.t()[:, None, None, :, None]
-        weighted = torch.where(visible, p * v[:seen, :, :, None, :], 0.0)
-        out[:, :, start:stop] = to_half(tree_sum(weighted))
-    return out
+            mask = mask.tril(total - length + start)
+        for first in range(0, batch * heads, group):
+            part = slice(first, first + group)
+            dots = _tree_of_products(q[:, part, start:stop, None], k[:, part, None, :seen], space)
+            scores = dots * factor
+            if not bool((torch.isfinite(scores) | ~mask).all()):
+                raise ValueError(f"{name}: attention scores must be finite")
+            p = _probabilities(scores, mask, table).permute(2, 0, 1)[:, :, None, :].contiguous()
+            seen_values = v[:seen, part, :, None]
+            if not bool(torch.isfinite(seen_values).all()):
+                # 0 * inf is NaN; a finite value with p = 0 adds a zero, whose sign no sum keeps.
+                seen_values = torch.where(mask.t()[:, None, None, :], seen_values, 0.0)
+            weighted = _tree_of_products(seen_values, p, space)
+            out[part, start:stop] = to_half(weighted.transpose(1, 2))
+    return out.reshape(batch, heads, length, dim)
 
 
 def _probabilities(scores: Tensor, mask: Tensor, exp: Tensor) -> Tensor:
