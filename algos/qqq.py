@@ -125,6 +125,9 @@ class QqqSettings:
             raise ValueError(f"qqq: damping must be positive, not {self.damping!r}")
 
 
+SETTINGS = QqqSettings
+
+
 class _Compensation:
     needs_hessian = True
 

@@ -66,6 +66,9 @@ class RtnSettings:
             raise ValueError(f"rtn: group_size must be at least 1, not {self.group_size!r}")
 
 
+SETTINGS = RtnSettings
+
+
 class _Rounding:
     needs_hessian = False
 

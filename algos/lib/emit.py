@@ -304,13 +304,11 @@ def _movement_attrs(node: FloatNode) -> dict[str, Any]:
 
 
 def bits_per_weight(network: PackedNetwork) -> float:
-    """Return the stored bits of all engine weights, their scales and epilogues, per weight."""
+    """Return the stored bits of all engine weights and their scales, per weight."""
     bits, weights = 0, 0
     for node in network.nodes:
         if node.op in ("linear", "conv2d"):
             weight = node.tensors["weight"]
             bits += int4.stored_bits(weight)
-            if "epilogue" in node.tensors:
-                bits += raw.stored_bits(node.tensors["epilogue"])
             weights += math.prod(weight.shape)
     return bits / weights

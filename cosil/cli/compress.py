@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import click
 
 from cosil.cli.lib import emit_json, emit_table, json_option
 from cosil.errors import CosilError
-from cosil.registry import METHODS, method_named
+from cosil.registry import METHODS
+from cosil.registry import method as method_named
 
 if TYPE_CHECKING:
     from algos.lib.graph import FloatGraph
@@ -57,10 +59,10 @@ def compress(
 ) -> None:
     """Compress MODEL, print its accuracy before and after, and save it.
 
-    MODEL is the name of a network (digits-cnn, topics-gpt, resnet20, stories260k, shakespeare-gpt)
-    or module:callable, a callable without arguments that returns an nn.Module and a task
-    (algos.models.tasks).
+    MODEL is digits-cnn, topics-gpt, resnet20, stories260k, shakespeare-gpt, or module:callable with
+    a callable that returns an nn.Module and a task (algos.models.tasks).
     """
+    from algos.models.registry import load_model
     from cosil.packed.file import save
 
     started = time.perf_counter()
@@ -68,8 +70,9 @@ def compress(
         raise CosilError(f"--samples must be at least 1, not {samples!r}")
     chosen = {"scales": scales, "group_size": group_size, "seed": seed}
     settings = settings_of(method, chosen | parse_options(options))
-    graph, task = load_model(model, data)
-    network = compress_measured(graph, task, method, settings, samples, limit)
+    named = load_model(model, data, show=sys.stderr.isatty())
+    graph = named.graph()
+    network = compress_measured(graph, named.task, method, settings, samples, limit)
     save(network, output)
     record = network.provenance
     result = {key: record[key] for key in ("method", "metric", "before", "after")}
@@ -80,7 +83,7 @@ def compress(
     emit_table(
         ("network", "method", "weights", record["metric"], "after", "bits/weight", "seconds"),
         [[
-            graph.name, method, _format(scales, group_size), record["before"], record["after"],
+            named.name, method, _format(scales, group_size), record["before"], record["after"],
             record["bits_per_weight"], time.perf_counter() - started,
         ]],
     )  # fmt: skip
@@ -155,7 +158,7 @@ def settings_of(method: str, values: dict[str, Any]) -> Any:
         If the method or a setting is unknown, or a value is not legal.
     """
     module = importlib.import_module(method_named(method).function.partition(":")[0])
-    kind: type[Any] = module.SETTINGS
+    kind: Any = module.SETTINGS
     known = {field.name: field.default for field in fields(kind)}
     typed: dict[str, Any] = {}
     for name, value in values.items():
@@ -171,7 +174,7 @@ def settings_of(method: str, values: dict[str, Any]) -> Any:
 
 
 def _typed(name: str, text: str, default: Any) -> Any:
-    kind = type(default)
+    kind: Any = type(default)
     if kind is bool:
         if text not in ("true", "false"):
             raise CosilError(f"setting {name} must be true or false, not {text!r}")
@@ -191,33 +194,3 @@ def parse_options(options: tuple[str, ...]) -> dict[str, str]:
             raise CosilError(f"--set takes NAME=VALUE, not {option!r}")
         parsed[name] = value
     return parsed
-
-
-def load_model(model: str, data: Path | None) -> tuple[FloatGraph, Task]:
-    """Return the float graph and the task of a named network or of ``module:callable``.
-
-    Raises
-    ------
-    CosilError
-        If there is no such network, module or callable, or it returns something else.
-    """
-    from algos.models.named import load
-
-    if ":" not in model:
-        named = load(model, data)
-        return named.graph, named.task
-    from algos.lib.export import export
-    from algos.models.tasks import Task
-
-    module_name, _, name = model.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise CosilError(f"{model!r} cannot be imported: {error}") from error
-    if not callable(function):
-        raise CosilError(f"{model!r} must be a callable, not {function!r}")
-    returned: Any = function()
-    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], Task)):  # pyright: ignore[reportUnknownArgumentType]
-        raise CosilError(f"{model!r} must return an nn.Module and a Task, not {returned!r}")
-    module, task = returned
-    return export(module, task.example_inputs(), name=name), task
