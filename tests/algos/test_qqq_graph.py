@@ -123,7 +123,7 @@ def test_what_cannot_be_rotated_is_named():
 
 
 def test_sites_are_judged_on_the_real_downstream_function():
-    """Inputs of q, k, v by the attention, gate and up by their product, down and o by themselves; no o in GQA."""
+    """Inputs of q, k, v by the attention; of gate, up by their product; no o under GQA."""
     found = {site.value: site.outputs for site in find_sites(transformer(kv_heads=4))}
     expected = {
         "norm1": ("attention",),
