@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cocotb side of `verif.lib.harness`: one wake-up, one read and few writes per clock cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge
+
+from verif.lib.streams import StreamDriver, StreamMonitor
+
+RESET_CYCLES = 2
+
+
+class HarnessMap(NamedTuple):
+    """How a harness is wired, as it crosses into the simulator's process.
+
+    Attributes
+    ----------
+    streams : list of str
+        All streams in the order that numbers mutants.
+    sinks, sources : list of str
+        Those that the device accepts and offers, in the order of the bits of `valid` and `ready`.
+    fields : dict of str to [int, int]
+        Offset and width of each field of `status`.
+    observed : dict of str to [int, int]
+        The same of each field within `observed`.
+    """
+
+    streams: list[str]
+    sinks: list[str]
+    sources: list[str]
+    fields: dict[str, list[int]]
+    observed: dict[str, list[int]]
+
+
+class TestBench:
+    """Drivers and monitors on every stream of a device in its harness.
+
+    Parameters
+    ----------
+    dut : cocotb handle
+        Top module.
+    wiring : HarnessMap
+        How the harness was built.
+    takes : mapping of str to callable
+        For each stream that the device offers: called with cycle and payload of a transfer.
+
+    Attributes
+    ----------
+    drivers : dict of str to StreamDriver
+    monitors : dict of str to StreamMonitor
+    """
+
+    __test__ = False
+
+    def __init__(
+        self, dut: Any, wiring: HarnessMap, takes: Mapping[str, Callable[[int, int], None]]
+    ) -> None:
+        self._dut = dut
+        self._wiring = wiring
+        self.drivers = {name: StreamDriver() for name in wiring.sinks}
+        self.monitors = {name: StreamMonitor(name, takes[name]) for name in wiring.sources}
+        self._falling = FallingEdge(dut.clk)
+        self._payloads = [getattr(dut, name) for name in wiring.sinks]
+        self._driven: list[int | None] = [None] * len(wiring.sinks)
+        self._valid = self._ready = -1
+        self._sample_sinks = [
+            (self.drivers[name], wiring.fields[f"{name}_ready"][0]) for name in wiring.sinks
+        ]
+        self._sample_sources: list[tuple[StreamMonitor, int, int, int]] = []
+        for name in wiring.sources:
+            offset, width = wiring.fields[f"{name}_payload"]
+            self._sample_sources.append(
+                (self.monitors[name], wiring.fields[f"{name}_valid"][0], offset, (1 << width) - 1)
+            )
+        offset, width = wiring.fields.get("observed", [0, 0])
+        self._observed = offset, (1 << width) - 1
+
+    def start_clock(self) -> None:
+        """Start the clock, once per test; it begins low."""
+        Clock(self._dut.clk, 2, unit="ns").start(start_high=False)
+
+    async def reset(self, mutant_kind: int = 0, mutant_stream: str | None = None) -> None:
+        """Reset device and mutators, which then hold until the next reset."""
+        dut = self._dut
+        dut.mutant_kind.value = mutant_kind
+        dut.mutant_stream.value = self._wiring.streams.index(mutant_stream) if mutant_stream else 0
+        dut.valid.value = self._valid = 0
+        dut.ready.value = self._ready = 0
+        dut.rst.value = 1
+        for _ in range(RESET_CYCLES):
+            await self._falling
+        dut.rst.value = 0
+
+    async def step(self, cycle: int) -> int:
+        """Drive a cycle, tell drivers and monitors what it showed, and return what was observed."""
+        valid = ready = 0
+        offered: list[tuple[StreamDriver, int]] = []
+        for index, (driver, ready_bit) in enumerate(self._sample_sinks):
+            payload = driver.offer(cycle)
+            if payload is not None:
+                valid |= 1 << index
+                offered.append((driver, ready_bit))
+                if payload != self._driven[index]:
+                    self._driven[index] = payload
+                    self._payloads[index].value = payload
+        for index, (monitor, _, _, _) in enumerate(self._sample_sources):
+            if monitor.ready(cycle):
+                ready |= 1 << index
+        if valid != self._valid:
+            self._valid = valid
+            self._dut.valid.value = valid
+        if ready != self._ready:
+            self._ready = ready
+            self._dut.ready.value = ready
+
+        # The rising edge that ends the cycle is behind, and `status` holds what it showed.
+        await self._falling
+        status = self._dut.status.value.to_unsigned()
+        for driver, ready_bit in offered:
+            driver.sample(bool(status >> ready_bit & 1))
+        for monitor, valid_bit, offset, mask in self._sample_sources:
+            monitor.sample(cycle, bool(status >> valid_bit & 1), status >> offset & mask)
+        offset, mask = self._observed
+        return status >> offset & mask
