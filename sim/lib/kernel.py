@@ -20,3 +20,6 @@ inner: Any = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 It is compiled into its callers and cached with them; a wrapper that turns Python objects into state
 tuples would take longer to compile than the function.
 """
+
+inlined: Any = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+"""`inner` for short functions in inner loops: a call would copy every field of the state tuples."""

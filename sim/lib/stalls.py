@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,8 +87,10 @@ def flatten(stalls: Mapping[str, NDArray[Any]] | None, streams: Sequence[str]) -
     ValueError
         If a stream is unknown, or a pattern is empty or never free.
     """
+    if not stalls:
+        return _unstalled(len(streams))
     rows = [_FREE] * len(streams)
-    for name, row in (stalls or {}).items():
+    for name, row in stalls.items():
         if name not in streams:
             raise ValueError(f"stalls: unknown stream {name!r}; known are {', '.join(streams)}")
         if not isinstance(row, np.ndarray) or row.dtype != np.bool_ or row.ndim != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -102,6 +105,16 @@ def flatten(stalls: Mapping[str, NDArray[Any]] | None, streams: Sequence[str]) -
     start = np.cumsum(length) - length
     bits = np.concatenate(rows).astype(np.uint8)
     return Stalls(bits, start, length, np.concatenate([_wait(row) for row in rows]))
+
+
+@cache
+def _unstalled(streams: int) -> Stalls:
+    return Stalls(
+        np.zeros(streams, dtype=np.uint8),
+        np.arange(streams, dtype=np.int64),
+        np.ones(streams, dtype=np.int64),
+        np.zeros(streams, dtype=np.int32),
+    )
 
 
 def _wait(row: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -26,6 +26,8 @@ EVENT = np.dtype(
 )
 """One tile: its place in Y, and the cycles of its first and last wave and drain step."""
 
+_NO_EVENTS = np.zeros(0, dtype=EVENT)
+
 
 class Record(NamedTuple):
     """What a simulation leaves behind; filled in place.
@@ -70,6 +72,8 @@ def note(tiles: NDArray[np.int64], tile: int, column: int, t: int) -> None:
 
 def schedule(plan: Plan, tiles: NDArray[np.int64]) -> NDArray[np.void]:
     """Return the noted tiles as EVENT records, in the order in which they run."""
+    if not len(tiles):
+        return _NO_EVENTS
     events = np.zeros(len(tiles), dtype=EVENT)
     row_tile, col_tile = np.divmod(np.arange(len(tiles)), plan.col_tiles)
     events["m0"] = row_tile * plan.tile_rows
