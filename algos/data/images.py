@@ -173,7 +173,9 @@ def load_npz(path: Path | str) -> Images:
                 raise DataError(f"{path.name}: it unpacks to {sum(members.values())} bytes")
             if not {"images.npy", "labels.npy"} <= members.keys():
                 raise DataError(f"{path.name}: it must hold images and labels")
-            arrays = [_read_npy(archive, name, members[name]) for name in ("images", "labels")]
+            arrays = [
+                _read_npy(archive, name, members[f"{name}.npy"]) for name in ("images", "labels")
+            ]
     except _DAMAGED as error:
         raise DataError(f"{path.name}: {error}") from error
     pixels, labels = arrays
