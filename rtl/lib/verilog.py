@@ -9,6 +9,7 @@ from pathlib import Path
 from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue] # not in the stubs
 from amaranth.hdl import Elaboratable
 
+from rtl.lib.share import share_modules
 from rtl.lib.yosys import run_yosys
 
 _PASSES = (
@@ -60,7 +61,8 @@ def to_verilog(component: Elaboratable, *, name: str = "top", clean: bool = Fals
     """
     with tempfile.TemporaryDirectory(prefix="cosil-verilog-") as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
-        source.write_text(rtlil.convert(component, name=name, emit_src=False), encoding="utf-8")
+        design = share_modules(rtlil.convert(component, name=name, emit_src=False))
+        source.write_text(design, encoding="utf-8")
         passes = [
             line.format(source=source, target=target)
             for line in (_CLEAN_PASSES if clean else _PASSES)

@@ -107,7 +107,7 @@ FETCHERS = {
 )
 @pytest.mark.parametrize("seed", range(2))
 def test_fetcher_asks_in_the_order_of_the_page(stream: str, spec: W4A8Spec, seed: int) -> None:
-    """Addresses equal the page's loops, one per cycle, and two jobs in a row do not disturb each other."""
+    """Addresses equal the page's loops, and one job does not disturb the next."""
     rng = np.random.default_rng(seed)
     dut = FETCHERS[stream](spec)
 
