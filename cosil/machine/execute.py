@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole packed network on a machine: every value, and what each layer costs.
+
+Layers run one after the other. A linear or conv2d layer is one job of the array per group of
+channels; its cycles are the simulator's. The dynamic quantisation before a linear layer of mode
+fp16 and the bias after it are the vector unit's, and count to that layer as `vector` cycles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosil.engines.w4a8 import W4A8Spec
+from cosil.lowering.gemm import layer_jobs, layer_output
+from cosil.machine import bandwidth, vector_unit
+from cosil.machine.inputs import bind
+from cosil.machine.spec import Machine
+from cosil.packed.network import Node, PackedNetwork
+from energy_models.w4a8 import Breakdown, energy
+from sim import vector
+from sim.lib.run import Run
+from sim.w4a8 import run
+
+Array = NDArray[Any]
+Observer = Callable[[str, Array], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobRun:
+    """One job of the array: its first cycle in the layer, length and tiles (with a trace)."""
+
+    start: int
+    cycles: int
+    events: NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRun:
+    """What one node cost.
+
+    Attributes
+    ----------
+    spec : W4A8Spec or None
+        The array as the layer used it; None on the vector unit.
+    start, cycles : int
+        First cycle in the network's run, and cycles.
+    cycles_by_cause : mapping of str to int
+        Sums to `cycles`. The array's causes are those of docs/engines/w4a8.md; `vector` and
+        `memory` are the vector unit's, modelled.
+    macs : int
+        Multiply-accumulates.
+    utilisation : float or None
+        `macs` over what the array could have done in `cycles`; None on the vector unit.
+    bytes : int
+        Bytes moved from and to the memory.
+    counts : mapping of str to int
+        Action counts of the array.
+    energy : Breakdown or None
+        Of the array and its memory traffic; None on the vector unit, which has no energy model.
+    jobs : tuple of JobRun
+        Jobs of the array.
+    shape : tuple of int
+        Of the output.
+    """
+
+    name: str
+    op: str
+    engine: str
+    spec: W4A8Spec | None
+    start: int
+    cycles: int
+    cycles_by_cause: Mapping[str, int]
+    macs: int
+    utilisation: float | None
+    bytes: int
+    counts: Mapping[str, int]
+    energy: Breakdown | None
+    jobs: tuple[JobRun, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MachineRun:
+    """A network's run on a machine."""
+
+    machine: Machine
+    network: str
+    layers: tuple[LayerRun, ...]
+    outputs: Mapping[str, Array]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of all layers."""
+        return sum(layer.cycles for layer in self.layers)
+
+
+def execute(
+    machine: Machine,
+    network: PackedNetwork,
+    inputs: Mapping[str, Array],
+    *,
+    trace: bool = False,
+    step: bool = False,
+    observe: Observer | None = None,
+    cache: vector.KVCache | None = None,
+) -> MachineRun:
+    """Run a packed network.
+
+    Parameters
+    ----------
+    machine : Machine
+        What it runs on.
+    network : PackedNetwork
+        A network that has passed the checks of loading.
+    inputs : mapping of str to ndarray
+        One array per network input, batch first.
+    trace : bool
+        Keep the schedule of every job's tiles.
+    step : bool
+        Advance every register of the array cycle by cycle: slow, the same result.
+    observe : callable, optional
+        Called with the name and value of each network input and, in order, of each node.
+    cache : KVCache, optional
+        Keys and values of earlier calls; extended in place.
+
+    Returns
+    -------
+    MachineRun
+        Outputs equal the reference's bit for bit (`cosil.machine.check`).
+
+    Raises
+    ------
+    CosilError
+        If the machine cannot run a layer.
+    TypeError, ValueError
+        If inputs do not match the network, or a value is infinite or NaN where that is refused.
+    """
+    values = bind(network, inputs)
+    positions = next(iter(values.values())).shape[1:2]
+    if observe is not None:
+        for name, value in values.items():
+            observe(name, value)
+    last_use = {name: i for i, node in enumerate(network.nodes) for name in node.inputs}
+    layers: list[LayerRun] = []
+    start = 0
+    for index, node in enumerate(network.nodes):
+        arguments = tuple(values[name] for name in node.inputs)
+        if node.engine == "w4a8":
+            value, layer = _on_array(machine, node, arguments[0], start, trace=trace, step=step)
+        else:
+            value, layer = _on_vector_unit(machine, node, arguments, start, cache)
+        values[node.name] = value
+        layers.append(layer)
+        start += layer.cycles
+        if observe is not None:
+            observe(node.name, value)
+        for name in node.inputs:
+            if last_use[name] == index and name not in network.outputs:
+                values.pop(name, None)
+    if cache is not None:
+        cache.commit(positions=positions[0])
+    outputs = {name: values[name] for name in network.outputs}
+    return MachineRun(machine, network.name, tuple(layers), outputs)
+
+
+def _on_array(
+    machine: Machine, node: Node, x: Array, start: int, *, trace: bool, step: bool
+) -> tuple[Array, LayerRun]:
+    spec = machine.spec_for(node)
+    causes: Counter[str] = Counter()
+    moved = 0
+    codes, scales = x, None
+    if node.attrs["mode"] == "fp16":
+        codes, scales = vector.quantize_rows(x, node.name)
+        moved += x.nbytes + codes.nbytes + scales.nbytes
+        causes.update(vector_unit.cycles(machine, vector_unit.QUANTIZE_ROWS * x.size, moved))
+    runs: list[Run] = []
+    jobs: list[JobRun] = []
+    lowered = layer_jobs(spec, node, codes, scales)
+    for job, operands in lowered:
+        result = run(
+            spec,
+            job,
+            operands,
+            stalls=bandwidth.stalls(spec, job, machine.memory),
+            memory_latency=machine.memory.latency_cycles,
+            trace=trace,
+            step=step,
+        )
+        jobs.append(JobRun(sum(causes.values()), result.cycles, result.events))
+        causes.update(result.cycles_by_cause)
+        runs.append(result)
+        moved += bandwidth.job_bytes(spec, job)
+    value = layer_output(node, x.shape, [job for job, _ in lowered], [each.y for each in runs])
+    if "bias" in node.tensors:
+        value = vector.add_bias(value, node.tensors["bias"].words)
+        bias_bytes = 2 * value.nbytes + node.tensors["bias"].words.nbytes
+        causes.update(vector_unit.cycles(machine, vector_unit.ADD_BIAS * value.size, bias_bytes))
+        moved += bias_bytes
+    counts: Counter[str] = Counter()
+    for each in runs:
+        counts.update(each.counts)
+    cycles = sum(causes.values())
+    macs = counts["mac"]
+    layer = LayerRun(
+        name=node.name,
+        op=node.op,
+        engine=node.engine,
+        spec=spec,
+        start=start,
+        cycles=cycles,
+        cycles_by_cause=dict(causes),
+        macs=macs,
+        utilisation=macs / (spec.array_rows * spec.array_cols * cycles),
+        bytes=moved,
+        counts=dict(counts),
+        energy=energy(spec, counts, technology=machine.technology, memory=machine.memory.energy),
+        jobs=tuple(jobs),
+        shape=value.shape,
+    )
+    return value, layer
+
+
+def _on_vector_unit(
+    machine: Machine,
+    node: Node,
+    inputs: tuple[Array, ...],
+    start: int,
+    cache: vector.KVCache | None,
+) -> tuple[Array, LayerRun]:
+    cached = 0 if cache is None else cache.length
+    value = vector.apply(node, *inputs, cache=cache)
+    moved = vector_unit.moved_bytes(node, inputs, value, cached)
+    operations = vector_unit.operations(node, inputs, value, cached)
+    causes = vector_unit.cycles(machine, operations, moved)
+    layer = LayerRun(
+        name=node.name,
+        op=node.op,
+        engine=node.engine,
+        spec=None,
+        start=start,
+        cycles=sum(causes.values()),
+        cycles_by_cause=causes,
+        macs=vector_unit.macs(node, inputs, cached),
+        utilisation=None,
+        bytes=moved,
+        counts={},
+        energy=None,
+        jobs=(),
+        shape=value.shape,
+    )
+    return value, layer

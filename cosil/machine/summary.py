@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine's run as JSON (docs/json.md) and as the rows of a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from cosil.machine.check import Check
+from cosil.machine.execute import LayerRun, MachineRun
+
+COLUMNS = (
+    "layer", "op", "array", "cycles", "spent on", "utilisation", "MACs", "bytes", "energy nJ",
+)  # fmt: skip
+
+MODELLED = (
+    "Array cycles are simulated (docs/decisions/0001); vector unit cycles (*) are modelled, not "
+    "verified against hardware. Energy is the array's and its memory traffic's, dynamic only."
+)
+
+
+def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
+    """Return a run as `cosil simulate --json` prints it."""
+    machine = run.machine
+    array = machine.array
+    engine = [layer for layer in run.layers if layer.spec is not None]
+    macs = sum(layer.macs for layer in engine)
+    engine_cycles = sum(layer.cycles for layer in engine)
+    peak = array.array_rows * array.array_cols
+    energies = [layer.energy for layer in engine if layer.energy is not None]
+    return {
+        "machine": {
+            "name": machine.name,
+            "clock_hz": machine.clock_hz,
+            "array_rows": array.array_rows,
+            "array_cols": array.array_cols,
+            "dataflow": array.dataflow,
+            "bytes_per_cycle": machine.memory.bytes_per_cycle,
+            "memory": machine.memory.energy,
+            "technology": machine.technology,
+            "vector_lanes": machine.vector.lanes,
+            "variants": sorted({variant(layer) for layer in engine}),
+        },
+        "network": run.network,
+        "layers": [_layer(layer) for layer in run.layers],
+        "total": {
+            "cycles": run.cycles,
+            "seconds": run.cycles / machine.clock_hz,
+            "cycles_by_cause": _causes(run.layers),
+            "macs": sum(layer.macs for layer in run.layers),
+            "utilisation": macs / (peak * run.cycles) if run.cycles else 0.0,
+            "array_utilisation": macs / (peak * engine_cycles) if engine_cycles else 0.0,
+            "bytes": sum(layer.bytes for layer in run.layers),
+            "energy_pj": sum(energy.total_pj for energy in energies),
+            "energy_low_pj": sum(energy.low_pj for energy in energies),
+            "energy_high_pj": sum(energy.high_pj for energy in energies),
+            "energy_by_component_pj": energy_by_component(run.layers),
+        },
+        "check": None if check is None else {
+            "equal": check.equal,
+            "layers": check.layers,
+            "elements": check.elements,
+            "differences": list(check.differences),
+        },
+    }  # fmt: skip
+
+
+def _layer(layer: LayerRun) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "engine": layer.engine,
+        "variant": variant(layer),
+        "cycles": layer.cycles,
+        "cycles_by_cause": dict(layer.cycles_by_cause),
+        "cycles_are": "simulated" if layer.spec is not None else "modelled",
+        "macs": layer.macs,
+        "utilisation": layer.utilisation,
+        "bytes": layer.bytes,
+        "energy_pj": None if layer.energy is None else layer.energy.total_pj,
+        "counts": dict(layer.counts),
+        "shape": list(layer.shape),
+    }
+
+
+def variant(layer: LayerRun) -> str:
+    """Return scale datapath, weight encoding and epilogue of a layer; empty on the vector unit."""
+    if layer.spec is None:
+        return ""
+    return f"{layer.spec.scales}/{layer.spec.weight_encoding}/{layer.spec.epilogue}"
+
+
+def energy_by_component(layers: Sequence[LayerRun]) -> dict[str, float]:
+    """Return pJ by component of several layers."""
+    total: dict[str, float] = {}
+    for layer in layers:
+        if layer.energy is not None:
+            for name, value in layer.energy.components.items():
+                total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def rows(run: MachineRun) -> list[list[Any]]:
+    """Return one row of `COLUMNS` for each layer that takes time, and a last one with totals."""
+    table: list[list[Any]] = [
+        [
+            layer.name,
+            layer.op,
+            variant(layer) or ("dot unit*" if layer.engine == "vector.dot" else "vector*"),
+            layer.cycles,
+            spent_on(layer),
+            None if layer.utilisation is None else f"{layer.utilisation:.1%}",
+            layer.macs or None,
+            layer.bytes,
+            None if layer.energy is None else layer.energy.total_pj / 1e3,
+        ]
+        for layer in run.layers
+        if layer.cycles
+    ]
+    total = to_dict(run)["total"]
+    table.append(
+        [
+            "total",
+            "",
+            "",
+            total["cycles"],
+            "",
+            f"{total['utilisation']:.1%}",
+            total["macs"],
+            total["bytes"],
+            total["energy_pj"] / 1e3,
+        ]
+    )
+    return table
+
+
+def spent_on(layer: LayerRun, most: int = 2) -> str:
+    """Return the causes that took most cycles, e.g. ``compute 71 %, drain 20 %``."""
+    causes = sorted(layer.cycles_by_cause.items(), key=lambda item: -item[1])[:most]
+    return ", ".join(f"{name} {count / layer.cycles:.0%}" for name, count in causes if count)
+
+
+def closing_lines(run: MachineRun) -> list[str]:
+    """Return what a reader wants to know below the table."""
+    total = to_dict(run)["total"]
+    seconds = total["seconds"]
+    rate = 2 * total["macs"] / seconds / 1e9 if seconds else 0.0
+    low, high = total["energy_low_pj"] / 1e3, total["energy_high_pj"] / 1e3
+    machine = run.machine
+    time = f"{total['cycles']:,} cycles = {_duration(seconds)} at {machine.clock_hz / 1e6:g} MHz"
+    busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
+    energy = (
+        f"energy {total['energy_pj'] / 1e3:,.4g} nJ, sources leave {low:,.4g} to {high:,.4g} nJ"
+    )
+    return [
+        f"{time}; {rate:.3g} GOPS; {busy}",
+        f"{energy} ({machine.technology}, {machine.memory.energy})",
+        MODELLED,
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.4g} {unit}"
+    return f"{seconds * 1e9:.4g} ns"
+
+
+def _causes(layers: Sequence[LayerRun]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for layer in layers:
+        total.update(layer.cycles_by_cause)
+    return dict(total)
