@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that the command turns into one line; anything else is a defect and keeps its traceback."""
+"""Errors that the command turns into one line; others are defects and keep their traceback."""
 
 from __future__ import annotations
 

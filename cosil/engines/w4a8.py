@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Specification of the W4A8 systolic array: parameters, checks, derived widths, closed-form latency.
+"""Specification of the W4A8 array: parameters, checks, derived widths, closed-form latency.
 
-The contract that this object stands for is `docs/engines/w4a8.md`; section numbers below refer to it.
+The contract that this object stands for is `docs/engines/w4a8.md`; section numbers
+below refer to it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class W4A8Spec:
     dataflow : {"os", "ws"}
         Output-stationary or weight-stationary.
     scales : {"channel", "group"}
-        Weight scale datapath: one scale per output channel in the epilogue, or group scales that turn
-        int4 into int8 before the multiply.
+        Weight scale datapath: one scale per output channel in the epilogue, or group scales that
+        turn int4 into int8 before the multiply.
     weight_encoding : {"twos", "offset"}
-        Code of a stored nibble. Empty: ``twos`` for channel, ``offset`` for group, as QQQ stores them.
+        Code of a stored nibble. Empty: ``twos`` for channel, ``offset`` for group, as in QQQ.
     epilogue : {"fp16", "fixed"}
         float16 output with IEEE float32 products, or integer multiplier and shift.
     epilogue_lanes : int
@@ -79,7 +80,7 @@ class W4A8Spec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"w4a8: {name} must be an int, not {value!r}")
-        if not isinstance(self.double_buffer, bool):
+        if not isinstance(self.double_buffer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"w4a8: double_buffer must be a bool, not {self.double_buffer!r}")
         _in_range("array_rows", self.array_rows, 1, 64)
         _in_range("array_cols", self.array_cols, 1, 64)
@@ -129,7 +130,7 @@ class W4A8Spec:
 
     @property
     def period_min(self) -> int:
-        """Least number of cycles between the first waves of consecutive tiles (os) or passes (ws)."""
+        """Least number of cycles from a tile's (os) or pass's (ws) first wave to the next one's."""
         if self.dataflow == "os":
             steps = _ceil_div(self.array_cols, self.epilogue_lanes)
             return max(self.array_rows, self.array_cols, self.array_rows * steps)
@@ -137,7 +138,7 @@ class W4A8Spec:
 
     @property
     def drain_latency(self) -> int:
-        """DR, cycles from the launch of a tile's (os) or row's (ws) last wave to its first drain step."""
+        """DR, cycles from the last wave of a tile (os) or row (ws) to its first drain step."""
         if self.dataflow == "os":
             return 6 + self.requant_stages + 2 * (self.array_rows - 1) + self.pairs - 1
         return 5 + self.array_rows + self.pairs - 1
@@ -214,7 +215,8 @@ def _in_range(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         nearest = min(max(value, low), high)
         raise ValueError(
-            f"w4a8: {name} must be in {low}..{high}, not {value!r}; the nearest legal value is {nearest}"
+            f"w4a8: {name} must be in {low}..{high}, not {value!r}; "
+            f"the nearest legal value is {nearest}"
         )
 
 
