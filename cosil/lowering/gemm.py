@@ -210,8 +210,9 @@ def conv_output(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> NDArray[Any]:
-    """Join the outputs of a convolution's jobs to [B, N, OH, OW]."""
-    del groups
+    """Join the outputs of a convolution's jobs, one per group, to [B, N, OH, OW]."""
+    if len(jobs) != groups:
+        raise ValueError(f"conv2d: {groups} jobs are required, one per group, not {len(jobs)}")
     batch, _, height, width = in_shape
     oh, ow = conv_size((height, width), kernel, stride, padding, dilation)
     joined = np.concatenate([output(job, y) for job, y in zip(jobs, ys, strict=True)], axis=1)

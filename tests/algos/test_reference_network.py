@@ -37,13 +37,19 @@ def _spec(node: Node) -> W4A8Spec:
     )
 
 
-def _walk(network: PackedNetwork, x: np.ndarray, *, simulate: bool) -> dict[str, np.ndarray]:
+def _walk(
+    network: PackedNetwork,
+    x: np.ndarray,
+    *,
+    simulate: bool,
+    cache: vector.KVCache | None = None,
+) -> dict[str, np.ndarray]:
     """Run a network node by node: `sim.vector`, and products by simulator or reference."""
     values: dict[str, Any] = {network.inputs[0].name: x}
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs]
         if node.op not in ("linear", "conv2d"):
-            values[node.name] = vector.apply(node, *inputs)
+            values[node.name] = vector.apply(node, *inputs, cache=cache)
             continue
         codes, scales = inputs[0], None
         if node.attrs["mode"] == "fp16":
@@ -59,6 +65,8 @@ def _walk(network: PackedNetwork, x: np.ndarray, *, simulate: bool) -> dict[str,
         if "bias" in node.tensors:
             y = vector.add_bias(y, node.tensors["bias"].words)
         values[node.name] = y
+    if cache is not None:
+        cache.commit(x.shape[1])
     return values
 
 
@@ -121,6 +129,20 @@ def test_cache_in_any_pieces_gives_the_bits_of_the_whole() -> None:
             start += size
         assert cache.length == 13
         assert torch.equal(torch.cat(parts, dim=1).view(torch.int16), whole.view(torch.int16))
+
+
+def test_simulated_decoding_gives_the_bits_of_the_whole() -> None:
+    """Token by token through the simulator's cache: the logits that the reference gives at once."""
+    network = transformer(seed=4)
+    ids = _inputs(network, batch=2)[:, :6]
+    whole = execute(network, ids)["logits"].numpy()
+    cache = vector.KVCache()
+    for position in range(6):
+        step = _walk(network, ids[:, position : position + 1], simulate=True, cache=cache)
+        np.testing.assert_array_equal(
+            whole[:, position].view(np.uint16), step["logits"][:, 0].view(np.uint16)
+        )
+    assert cache.length == 6
 
 
 @pytest.mark.parametrize("make", [cnn, transformer])
