@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,8 +65,7 @@ class Capture:
             {d: Dim.AUTO for d in range(x.ndim) if d == 0 or (d == 1 and _is_sequence(x))}
             for x in self.example_inputs
         )
-        with torch.no_grad():
-            program = torch.export.export(self.module, self.example_inputs, dynamic_shapes=dims)
+        program = _record(self.module, self.example_inputs, dims)
         self.graph = program.graph
         self._values: dict[fx.Node, Any] = {}
         self._bind(program)
@@ -105,6 +105,11 @@ class Capture:
             if not is_in_place(node):
                 continue
             target = node.args[0]
+            if target.op == "placeholder" and target not in self.inputs:
+                raise ExportError(
+                    f"{op_name(node)} {self.where(node)}: it writes the parameter or buffer "
+                    f"{target.name!r}; a network has no state (the machine caches keys and values)"
+                )
             for user in list(target.users):
                 if order[user] > order[node]:
                     user.replace_input_with(target, node)
@@ -112,7 +117,7 @@ class Capture:
     def _data_nodes(self) -> set[fx.Node]:
         data = set(self.inputs)
         for node in self.graph.nodes:
-            if node.op == "call_function" and any(a in data for a in node.all_input_nodes):
+            if node.op == "call_function" and any(a in data for a in _read_values(node)):
                 value = node.meta.get("val")
                 if isinstance(value, Tensor | list | tuple):
                     data.add(node)
@@ -196,6 +201,10 @@ class Capture:
             elif node not in self._data and node in self._values:
                 values[node] = self._values[node]
             else:
+                if node not in self._data:
+                    # Only the shape of such an argument is read, e.g. by expand_as.
+                    for a in self.data_args(node):
+                        values.setdefault(a, torch.zeros(self.shape(a)))
                 missing = [a for a in node.all_input_nodes if a not in values]
                 if missing:
                     stack.extend(missing)
@@ -204,6 +213,29 @@ class Capture:
                 if node not in self._data:
                     self._values[node] = values[node]
             stack.pop()
+
+
+def _record(
+    module: nn.Module, inputs: tuple[Tensor, ...], dims: tuple[dict[int, Any], ...]
+) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # They advise on torch's own uses of the recording.
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, inputs, dynamic_shapes=dims)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ExportError(f"torch.export cannot record the module: {reason}") from error
+
+
+def _read_values(node: fx.Node) -> list[fx.Node]:
+    """Return the arguments whose values, not only whose shapes, a node depends on."""
+    name = op_name(node)
+    if name.endswith("_like") or name.startswith("aten.new_"):
+        return []
+    if name in ("aten.expand_as", "aten.view_as", "aten.type_as"):
+        return [a for a in node.args[:1] if isinstance(a, fx.Node)]
+    return node.all_input_nodes
 
 
 def is_in_place(node: fx.Node) -> bool:

@@ -130,10 +130,21 @@ def _forward(trace: Capture, anchor: fx.Node, body: list[fx.Node]) -> list[fx.No
             user
             for user in node.users
             if op_name(user) in ELEMENTWISE | CASTS
-            and all(a in known for a in trace.data_args(user))
+            and all(_is_made_of(trace, a, known) for a in trace.data_args(user))
         ]
         node = min(after, key=lambda n: trace.order[n]) if after else None
     return found
+
+
+def _is_made_of(trace: Capture, node: fx.Node, known: set[fx.Node], depth: int = 6) -> bool:
+    """Whether a few operations make a node from known ones, as 0.5 x is made from x."""
+    if node in known:
+        return True
+    return (
+        depth > 0
+        and op_name(node) in NORM_BODY
+        and all(_is_made_of(trace, a, known, depth - 1) for a in trace.data_args(node))
+    )
 
 
 def _probe(trace: Capture, base: fx.Node, output: fx.Node, x: Tensor) -> Tensor | None:

@@ -117,9 +117,10 @@ def _from_callable(name: str, data: Path | None) -> NamedModel:
     if not callable(make):
         raise TypeError(f"model {name!r} must be callable, not {make!r}")
     made: Any = make(data) if inspect.signature(make).parameters else make()
+    kind: str = type(made).__name__
     if isinstance(made, NamedModel):
         return made
-    pair: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else ()
+    pair = cast("tuple[Any, ...]", made) if kind == "tuple" else ()
     if len(pair) == 2 and isinstance(pair[0], nn.Module) and isinstance(pair[1], Task):
         return NamedModel(attribute, pair[0].eval(), pair[1])
     raise TypeError(

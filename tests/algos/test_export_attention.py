@@ -166,7 +166,7 @@ class MaskArgument(Base):
         super().__init__(kv_heads=1)
 
     def attend(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
+        t = x.shape[1]
         mask = torch.ones(t, t, dtype=torch.bool).tril()
         q = self.q(x).unflatten(-1, (HEADS, DIM)).transpose(1, 2)
         k = self.k(x).unflatten(-1, (1, DIM)).transpose(1, 2)
