@@ -59,9 +59,9 @@ class Network:
 
 
 NETWORKS = (
-    Network("resnet20", 256, (("channel", 128), ("group", 128))),
-    Network("stories260k", 128, (("channel", 128), ("group", 128), ("group", 16))),
-    Network("shakespeare-gpt", 128, (("channel", 128), ("group", 128))),
+    Network("resnet20", 128, (("channel", 128), ("group", 128))),
+    Network("stories260k", 64, (("channel", 128), ("group", 128), ("group", 16))),
+    Network("shakespeare-gpt", 64, (("channel", 128), ("group", 128))),
 )
 METHODS = ("rtn", "qqq")
 COLUMNS = (
@@ -296,13 +296,14 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the tables of docs/accuracy.md")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="calibration seeds")
     parser.add_argument("--limit", type=int, help="evaluation samples per network; all by default")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--networks", default=",".join(n.name for n in NETWORKS))
     parser.add_argument(
         "--runs", type=Path, default=Path.home() / ".cache" / "cosil" / "accuracy",
         help="folder of finished runs",
     )  # fmt: skip
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     study = Study(arguments.runs, arguments.limit)
     names = arguments.networks.split(",")
     chosen = [network for network in NETWORKS if network.name in names]
