@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cosil.cli.lib import emit_json, emit_table, json_option, load_network
-
-if TYPE_CHECKING:
-    from cosil.packed.network import Node, PackedNetwork
-    from cosil.packed.tensor import PackedTensor
 
 
 @click.command(epilog="Example: cosil info digits.cosil")
@@ -21,86 +17,39 @@ if TYPE_CHECKING:
 @json_option
 def info(net: Path, as_json: bool) -> None:
     """Show the layers of the packed file NET, their formats and sizes, and where it came from."""
-    table = describe(load_network(net))
-    table["file_bytes"] = net.stat().st_size
+    from cosil.packed.summary import summarise
+
+    summary = summarise(load_network(net))
     if as_json:
-        emit_json(table)
+        emit_json({**summary.to_dict(), "file_bytes": net.stat().st_size})
         return
-    columns = ("name", "op", "engine", "weight", "format", "bytes", "bits/weight")
     rows = [
         [
-            layer["name"],
-            layer["op"],
-            layer["engine"],
-            " x ".join(map(str, layer["weight_shape"])),
-            layer["format"],
-            layer["bytes"],
-            layer["bits_per_weight"],
+            node.name,
+            node.op,
+            node.engine,
+            f"{node.dtype}{_shape(node.shape)}",
+            ", ".join(node.codecs),
+            node.stored_bytes,
+            node.bits_per_weight if node.weights else None,
         ]
-        for layer in table["layers"]
+        for node in summary.nodes
     ]
-    total = table["total"]
-    rows.append(
-        ["total", "", "", f"{total['weights']:,}", "", total["bytes"], total["bits_per_weight"]]
+    rows.append(["total", "", "", "", "", summary.stored_bytes, summary.bits_per_weight])
+    inputs = ", ".join(f"{name} {dtype}{_shape(shape)}" for name, dtype, shape in summary.inputs)
+    emit_table(
+        ("name", "op", "engine", "output", "tensors", "bytes", "bits/weight"),
+        rows,
+        title=f"{summary.name}: {inputs} -> {', '.join(summary.outputs)}",
+        total=True,
     )
-    emit_table(columns, rows, title=f"{table['name']}: {_signature(table)}", total=True)
-    for key, value in table["provenance"].items():
+    click.echo(f"weights: {summary.weights:,}; file: {net.stat().st_size:,} bytes")
+    for key, value in summary.provenance.items():
         click.echo(f"{key}: {_short(value)}")
 
 
-def describe(network: PackedNetwork) -> dict[str, Any]:
-    """Return what `cosil info --json` prints, apart from the size of the file."""
-    layers = [_layer(node) for node in network.nodes]
-    weights = sum(math.prod(layer["weight_shape"]) for layer in layers if layer["weight_shape"])
-    weight_bits = sum(layer["weight_bits"] for layer in layers)
-    return {
-        "name": network.name,
-        "inputs": [
-            {"name": value.name, "dtype": value.dtype, "shape": value.shape}
-            for value in network.inputs
-        ],
-        "outputs": network.outputs,
-        "layers": layers,
-        "total": {
-            "bytes": sum(layer["bytes"] for layer in layers),
-            "weights": weights,
-            "bits_per_weight": weight_bits / weights if weights else None,
-        },
-        "provenance": dict(network.provenance),
-    }
-
-
-def _layer(node: Node) -> dict[str, Any]:
-    from cosil.packed.codecs import stored_bits
-
-    weight = node.tensors.get("weight")
-    bits = stored_bits(weight) if weight is not None else 0
-    return {
-        "name": node.name,
-        "op": node.op,
-        "engine": node.engine,
-        "inputs": node.inputs,
-        "weight_shape": weight.shape if weight is not None else (),
-        "format": _format(weight) if weight is not None else "",
-        "weight_bits": bits,
-        "bits_per_weight": bits / math.prod(weight.shape) if weight is not None else None,
-        "bytes": sum(-(-stored_bits(tensor) // 8) for tensor in node.tensors.values()),
-    }
-
-
-def _format(weight: PackedTensor) -> str:
-    if weight.codec != "int4":
-        return weight.codec
-    size = weight.params["group_size"]
-    return f"int4 {weight.params['encoding']}, {f'groups of {size}' if size else 'per channel'}"
-
-
-def _signature(table: dict[str, Any]) -> str:
-    inputs = ", ".join(
-        f"{value['name']} {value['dtype']}({', '.join(str(n or '?') for n in value['shape'])})"
-        for value in table["inputs"]
-    )
-    return f"{inputs} -> {', '.join(table['outputs'])}"
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(str(size or '?') for size in shape)})"
 
 
 def _short(value: Any) -> str:

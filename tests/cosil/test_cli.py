@@ -155,14 +155,15 @@ def net(tmp_path: Path) -> Path:
 def test_info_counts_what_is_stored(net: Path) -> None:
     """Bits per weight are those of the memory: padding and scales included."""
     table = json.loads(run("info", net, "--json").output)
-    layer = table["layers"][1]
+    layer = table["nodes"][1]
     # 3 rows of 2 words, 3 float32 and 9 float16 scales: 192 + 96 + 144 bits for 30 weights.
-    assert layer["bits_per_weight"] == 432 / 30
-    assert layer["bytes"] == 432 // 8 + 3 * 8
-    assert table["total"] == {"bytes": 78, "weights": 30, "bits_per_weight": 14.4}
+    assert (30, 432) == (layer["weights"], layer["weight_bits"])
+    assert layer["stored_bytes"] == 432 // 8 + 3 * 8
+    assert table["bits_per_weight"] == 432 / 30
+    assert table["stored_bytes"] == 78
     assert table["file_bytes"] == net.stat().st_size
     text = run("info", net).output
-    assert "int4 offset, groups of 4" in text
+    assert "weight int4 offset g4 3x10" in text
     assert "method: rtn" in text
 
 
