@@ -17,6 +17,7 @@ from cosil.cli import cli
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, ToolFailedError, ToolMissingError
 from cosil.synth.cells import count_cells
+from cosil.synth.fmax import place_and_route
 from cosil.synth.package import LINT_WAIVERS, lint, write_package
 from verif.lib.toolchain import available_simulators, find_simulator
 
@@ -149,9 +150,14 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path) -> No
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-_ACCUMULATE = """
+_PRODUCT = """
 module top(input clk, input signed [17:0] a, input signed [17:0] b, output reg [35:0] o);
   always @(posedge clk) o <= a * b;
+endmodule
+"""
+_ACCUMULATOR = """
+module top(input clk, input signed [7:0] a, input signed [7:0] b, output reg [31:0] o);
+  always @(posedge clk) o <= o + a * b;
 endmodule
 """
 _XOR = "module top(input [3:0] a, input [3:0] b, output [3:0] o); assign o = a ^ b; endmodule\n"
@@ -169,7 +175,7 @@ endmodule
 @pytest.mark.synth
 def test_cells_of_designs_whose_cells_are_known() -> None:
     """A product of 18-bit numbers is one multiplier block; four XORs are four gates."""
-    product = count_cells(_ACCUMULATE, "top", "ecp5")
+    product = count_cells(_PRODUCT, "top", "ecp5")
     assert product.multipliers == 1
     assert {"$_XOR_": 4} == count_cells(_XOR, "top").cells
     memory = count_cells(_MEMORY, "top")
@@ -184,3 +190,15 @@ def test_yosys_errors_are_told() -> None:
         count_cells("module top(;", "top")
     with pytest.raises(ValueError, match=r"^target must be one of gates, ecp5, not 'asic'$"):
         count_cells(_XOR, "top", "asic")
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+def test_place_and_route_reports_a_clock() -> None:
+    """A multiply-accumulate reaches more than 50 MHz, with as many multipliers as counted."""
+    try:
+        routed = place_and_route(_ACCUMULATOR, "top")
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+    assert routed.fmax_mhz > 50
+    assert routed.used.get("MULT18X18D", 0) == routed.counts.multipliers
