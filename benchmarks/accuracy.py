@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from algos.lib.calibrate import mode_of
 from algos.lib.emit import bits_per_weight
 from algos.lib.graph import FloatGraph
 from algos.lib.measure import calibration_batches, float_logits, packed_logits
@@ -51,17 +53,30 @@ SOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network of the study: calibration samples, and formats as (scales, group size)."""
+    """A network of the study.
+
+    Attributes
+    ----------
+    name : str
+        In `algos.models.registry`.
+    samples : int
+        Calibration images or sequences.
+    limit : int or None
+        Evaluation images or windows, spread over all; None is all.
+    formats : tuple of (str, int)
+        Scales and group size.
+    """
 
     name: str
     samples: int
+    limit: int | None
     formats: tuple[tuple[str, int], ...]
 
 
 NETWORKS = (
-    Network("resnet20", 128, (("channel", 128), ("group", 128))),
-    Network("stories260k", 64, (("channel", 128), ("group", 128), ("group", 16))),
-    Network("shakespeare-gpt", 64, (("channel", 128), ("group", 128))),
+    Network("resnet20", 128, None, (("channel", 128), ("group", 128))),
+    Network("stories260k", 64, None, (("channel", 128), ("group", 128), ("group", 16))),
+    Network("shakespeare-gpt", 64, 218, (("channel", 128), ("group", 128))),
 )
 METHODS = ("rtn", "qqq")
 COLUMNS = (
@@ -87,6 +102,7 @@ class Study:
         self.folder = folder
         self.limit = limit
         self.loaded: dict[str, tuple[FloatGraph, Task]] = {}
+        self.batches: dict[tuple[str, int], list[Tensor]] = {}
         self.floats: dict[str, Evaluation] = {}
         digest = hashlib.sha256()
         for name in SOURCES:
@@ -101,15 +117,32 @@ class Study:
             self.loaded[name] = named.graph(), named.task
         return self.loaded[name]
 
-    def float_evaluation(self, name: str) -> Evaluation:
+    def limit_of(self, network: Network) -> int | None:
+        """Return the number of evaluation samples."""
+        return network.limit if self.limit is None else self.limit
+
+    def calibration(self, network: Network, seed: int) -> list[Tensor]:
+        """Return the calibration batches of a seed, drawn once."""
+        key = network.name, seed
+        if key not in self.batches:
+            task = self.network(network.name)[1]
+            self.batches[key] = calibration_batches(task.calibration(seed, network.samples))
+        return self.batches[key]
+
+    def float_evaluation(self, network: Network) -> Evaluation:
         """Return the float network's results."""
-        if name not in self.floats:
-            graph, task = self.network(name)
-            self.floats[name] = task.evaluate(float_logits(graph), self.limit)
-        return self.floats[name]
+        if network.name not in self.floats:
+            graph, task = self.network(network.name)
+            evaluation = task.evaluate(float_logits(graph), self.limit_of(network))
+            self.floats[network.name] = evaluation
+        return self.floats[network.name]
 
     def run(self, network: Network, method: str, scales: str, group_size: int, seed: int) -> Run:
         """Return one run, from the folder where it is kept."""
+        graph, task = self.network(network.name)
+        if method == "rtn" and mode_of(graph) == "fp16":
+            # Nothing is drawn and no data is read: one run stands for every seed.
+            seed = 0
         values = {"scales": scales, "group_size": group_size, "seed": seed}
         settings = settings_of(method, values)
         key = {
@@ -117,7 +150,7 @@ class Study:
             "method": method,
             "settings": asdict(settings),
             "samples": network.samples,
-            "limit": self.limit,
+            "limit": self.limit_of(network),
             "version": self.version,
         }
         text = json.dumps(key, sort_keys=True)
@@ -126,12 +159,10 @@ class Study:
             with np.load(path) as kept:
                 return Run(kept["nll"], kept["kl"], kept["correct"], float(kept["bits"]))
         started = time.perf_counter()
-        graph, task = self.network(network.name)
-        batches = calibration_batches(task.calibration(seed, network.samples))
-        packed = method_named(method).load()(graph, batches, settings)
+        packed = method_named(method).load()(graph, self.calibration(network, seed), settings)
         compressed = time.perf_counter()
-        exact = self.float_evaluation(network.name)
-        got = task.evaluate(packed_logits(packed), self.limit)
+        exact = self.float_evaluation(network)
+        got = task.evaluate(packed_logits(packed), self.limit_of(network))
         kl = kl_divergence(torch.from_numpy(exact.logits), torch.from_numpy(got.logits)).numpy()
         run = Run(got.nll, kl, got.correct, bits_per_weight(packed))
         temporary = path.with_suffix(f".{os.getpid()}.npz")
@@ -187,7 +218,7 @@ def by_unit(items: list[NDArray[np.float64]], unit: NDArray[np.int64]) -> NDArra
 
 def rows_of(study: Study, network: Network, seeds: int) -> list[Row]:
     """Return the lines of one network, RTN before QQQ in each format."""
-    exact = study.float_evaluation(network.name)
+    exact = study.float_evaluation(network)
     unit = units(exact)
     rows: list[Row] = []
     for scales, group_size in network.formats:
@@ -295,7 +326,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the comparison with the bars")
     parser.add_argument("--page", action="store_true", help="write the tables of docs/accuracy.md")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="calibration seeds")
-    parser.add_argument("--limit", type=int, help="evaluation samples per network; all by default")
+    parser.add_argument("--limit", type=int, help="evaluation samples of every network")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--networks", default=",".join(n.name for n in NETWORKS))
     parser.add_argument(
