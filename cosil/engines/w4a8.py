@@ -173,6 +173,86 @@ class W4A8Spec:
         """Bits of one column's epilogue parameters: float32 scale, or bias | mult | shift."""
         return 32 if self.epilogue == "fp16" else 64
 
+    # -- closed form ---------------------------------------------------------------------------
+
+    def latency(self, m: int, n: int, k: int, memory_latency: int = 2) -> int:
+        """Return the cycles of a product of shape (m, n, k) without stalls (section 5.5).
+
+        Exact, that is equal to the simulator's and the hardware's count, for ``double_buffer``,
+        ``prefetch_chunks`` of at least 4, scale groups of at least `chunk` codes, and a memory
+        latency of at most max(R, C) + 1; for ``ws`` also at most 8 R - 2, and a tile row that is
+        drained in one step (C or n at most `epilogue_lanes`).
+
+        Parameters
+        ----------
+        m, n, k : int
+            Shape of the product, each at least 1, k at most `max_k`.
+        memory_latency : int
+            Cycles from a request to its response, at least 1.
+
+        Raises
+        ------
+        ValueError
+            If the shape is impossible or the closed form does not hold; `sim.w4a8.run` counts then.
+        """
+        self._check_closed_form(m, n, k, memory_latency)
+        if self.dataflow == "os":
+            last_launch, drain_steps = self._os_launches(m, n, k)
+        else:
+            last_launch, drain_steps = self._ws_launches(m, n, k), 1
+        return (
+            last_launch + memory_latency + self.drain_latency + drain_steps + self.epilogue_latency
+        )
+
+    def _os_launches(self, m: int, n: int, k: int) -> tuple[int, int]:
+        """Return the cycle of the last wave, less the memory latency, and the last tile's steps."""
+        rows, cols = self.array_rows, self.array_cols
+        row_tiles, col_tiles = _ceil_div(m, rows), _ceil_div(n, cols)
+        first_chunk = max(min(rows, m), min(cols, n))
+        tiles_before = row_tiles * col_tiles - 1
+        last_launch = first_chunk + 1 + tiles_before * max(k, self.period_min) + k - 1
+        last_rows, last_cols = m - (row_tiles - 1) * rows, n - (col_tiles - 1) * cols
+        return last_launch, last_rows * _ceil_div(last_cols, self.epilogue_lanes)
+
+    def _ws_launches(self, m: int, n: int, k: int) -> int:
+        """Return the cycle of the last wave, less the memory latency."""
+        rows, cols, period = self.array_rows, self.array_cols, self.period_min
+        chunks = _ceil_div(m, self.acc_rows)
+        passes = _ceil_div(n, cols) * _ceil_div(k, rows)  # of a chunk of rows
+        full_rows, last_rows = min(self.acc_rows, m), m - (chunks - 1) * self.acc_rows
+        first_wave = min(cols, n) + 1 + rows + self.requant_stages
+        last_pass = (chunks - 1) * passes * max(full_rows, period)
+        last_pass += (passes - 1) * max(last_rows, period)
+        # A last chunk of one or two rows meets the 3-cycle rule for last waves.
+        late = max(0, full_rows + 3 - last_rows - max(full_rows, period)) if chunks > 1 else 0
+        if last_rows == 2 and passes > 1 and period > 3:
+            late = 0
+        return first_wave + last_pass + last_rows - 1 + late
+
+    def _check_closed_form(self, m: int, n: int, k: int, memory_latency: int) -> None:
+        for name, value, high in (("m", m, None), ("n", n, None), ("k", k, self.max_k)):
+            if value < 1 or (high is not None and value > high):
+                bound = "at least 1" if high is None else f"in 1..{high}"
+                raise ValueError(f"w4a8: {name} must be {bound}, not {value!r}")
+        longest = max(self.array_rows, self.array_cols) + 1
+        if self.dataflow == "ws":
+            longest = min(longest, 8 * self.array_rows - 2)
+        if not 1 <= memory_latency <= longest:
+            raise ValueError(
+                f"w4a8: the closed form holds for memory_latency in 1..{longest}, "
+                f"not {memory_latency!r}; use sim.w4a8.run"
+            )
+        if not self.double_buffer or self.prefetch_chunks < 4:
+            raise ValueError(
+                "w4a8: the closed form needs double_buffer and prefetch_chunks of at least 4, "
+                f"not {self.double_buffer!r} and {self.prefetch_chunks!r}; use sim.w4a8.run"
+            )
+        if self.dataflow == "ws" and min(self.array_cols, n) > self.epilogue_lanes:
+            raise ValueError(
+                f"w4a8: the closed form of ws needs at least {min(self.array_cols, n)} "
+                f"epilogue_lanes, not {self.epilogue_lanes!r}; use sim.w4a8.run"
+            )
+
     # -- files -------------------------------------------------------------------------------
 
     def to_toml(self) -> str:

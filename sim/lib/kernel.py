@@ -7,19 +7,21 @@ from typing import Any
 
 from numba import njit
 
-entry: Any = njit(cache=True, _nrt=False)
+_njit: Any = njit  # its stubs do not know the options below
+
+entry: Any = _njit(cache=True, _nrt=False)
 """Decorator of a kernel that Python calls.
 
 Without Numba's reference counts (`_nrt`): a kernel allocates nothing, and counting references to
 every array of a state tuple in every call costs more than the work itself.
 """
 
-inner: Any = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of a function that only kernels call.
 
 It is compiled into its callers and cached with them; a wrapper that turns Python objects into state
 tuples would take longer to compile than the function.
 """
 
-inlined: Any = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+inlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 """`inner` for short functions in inner loops: a call would copy every field of the state tuples."""

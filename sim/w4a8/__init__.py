@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulator of the W4A8 array: values, cycles, causes and action counts of one job.
 
-The contract is docs/engines/w4a8.md. Two models share it: `stepped` advances every register cycle by
-cycle; the default multiplies with BLAS (`fast`) and gets the cycles from a recurrence over events.
+The contract is docs/engines/w4a8.md. Two models share it: `stepped` advances every register cycle
+by cycle; the default multiplies with BLAS (`fast`) and gets the cycles from a `recurrence` over
+events.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def run(
     Returns
     -------
     Run
-        `y` is float16[M, N] for the fp16 epilogue, int8[M, N] or (wide) int16[M, N] for the fixed one.
-        Equal in both models, and to the hardware: outputs, cycles, causes and counts.
+        `y` is float16[M, N] for the fp16 epilogue, int8[M, N] or, wide, int16[M, N] for the fixed
+        one. Equal in both models, and to the hardware: outputs, cycles, causes and counts.
 
     Raises
     ------

@@ -2,9 +2,9 @@
 """The array of processing elements, register by register (sections 5.2 and 5.3).
 
 Registers that only pass a value on (skew, hops between column pairs, the requantiser's stages) are
-kept as *lines*: buffers over which a window slides by one position each cycle. A wave enters at the
-front and is found in `slot` d of the line when it is d cycles past the operand register of PE(0, 0),
-so PE(i, p) multiplies what is in slot i + p. The wave launched in cycle v is in slot
+kept as *lines*: buffers over which a window slides by one position each cycle. A wave enters at
+the front and is found in `slot` d of the line when it is d cycles past the operand register of
+PE(0, 0), so PE(i, p) multiplies what is in slot i + p. The wave launched in cycle v is in slot
 t - v - 2 - Q in cycle t.
 """
 
@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
+from sim.lib.kernel import inner
 from sim.w4a8.plan import Plan
 
 WAVE, FIRST, LAST, FIRST_PART, LAST_PART = 1, 2, 4, 8, 16
-"""Flags that travel with a wave: it exists; first, last of its tile (os) or pass (ws); its k-tile is
-the tile's first, last (ws)."""
+"""Flags that travel with a wave: it exists; first, last of its tile (os) or pass (ws); its k-tile
+is the tile's first, last (ws)."""
 
 _SPARE = 512  # positions that the window slides before it is moved back
 
@@ -55,7 +55,7 @@ class Array(NamedTuple):
     product, acc : int32[R, 2 P]
         Product register, and accumulator (os) or partial sum (ws) of each PE.
     chain : int32[2 P, R]
-        os: shadow chain, finished sums on their way down; ws: load chain, weights on their way down.
+        Moves down. os: shadow chain of finished sums; ws: load chain of weights.
     weight : int32[R, 2 P]
         ws: the weight that each PE multiplies with.
     results : int32[result_rows, 2 P]
@@ -215,7 +215,7 @@ def ws_cycle(plan: Plan, s: Array) -> None:
 
 @inner
 def _accumulate_rows(plan: Plan, s: Array) -> None:
-    """Add the partial sums that leave the array to the result memories, a pair of columns at a time."""
+    """Add the partial sums that leave the array to the result memories, pair by pair."""
     head, bottom = s.head[0], plan.rows - 1
     for p in range(plan.pairs):
         written = head + plan.rows + 2 + p

@@ -22,7 +22,9 @@ NAMES = (
     "y_beats",
 )
 
-MAC, OPERAND_REG, REQUANT, RESULT_WRITE, RESULT_READ, EPILOGUE, RING_WRITE, RING_READ, BEATS = range(9)
+MAC, OPERAND_REG, REQUANT, RESULT_WRITE, RESULT_READ, EPILOGUE, RING_WRITE, RING_READ, BEATS = (
+    range(9)
+)
 """`BEATS + s` counts the transfers of stream s (a, w, s, e, r, y)."""
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
 from sim.lib.float16 import f32_to_f16, rne_shift, saturate
+from sim.lib.kernel import inner
 from sim.lib.stalls import Stalls
 from sim.w4a8.array import Array
 from sim.w4a8.counts import BEATS, EPILOGUE, RESULT_READ
@@ -76,7 +76,12 @@ def make_drain(plan: Plan) -> Drain:
 
 @inner
 def output_cycle(
-    drain: Drain, stalls: Stalls, fetch: Fetch, counts: NDArray[np.int64], y: NDArray[np.uint16], t: int
+    drain: Drain,
+    stalls: Stalls,
+    fetch: Fetch,
+    counts: NDArray[np.int64],
+    y: NDArray[np.uint16],
+    t: int,
 ) -> None:
     """Transfer the output register if it can be, and say whether the pipeline moves."""
     d = drain.drainer[0]

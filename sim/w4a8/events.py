@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
+from sim.lib.kernel import inner
 from sim.w4a8 import counts as count_names
 from sim.w4a8.plan import CAUSES, Plan
 

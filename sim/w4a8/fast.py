@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast model's values: stored words to outputs through float32 BLAS, bit-exact.
 
-A float32 product of integers is exact while every partial sum stays within 2**24, whatever the order
-of summation; K is cut so that the largest possible sums do.
+A float32 product of integers is exact while every partial sum stays within 2**24, whatever the
+order of summation; K is cut so that the largest possible sums do.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
+from sim.lib.kernel import inner
 from sim.lib.stalls import Stalls
 from sim.w4a8.counts import BEATS, RING_WRITE
 from sim.w4a8.plan import A_BEATS_WS, PARAMETER_BEATS, A, E, Memory, Plan, R, S, W
@@ -77,15 +77,14 @@ class Fetch(NamedTuple):
 
 def make_fetch(plan: Plan, a_beat_bytes: int, w_beat_bytes: int) -> Fetch:
     """Return empty buffers, and fetchers that stand at their first request."""
-    streams = np.zeros(5, dtype=FETCHER).view(np.recarray)
+    depth, unit_beats = [PARAMETER_BEATS] * 5, [1] * 5
+    depth[A], unit_beats[A] = (A_BEATS_WS, 1) if plan.ws else (plan.prefetch, plan.rows)
+    depth[W], unit_beats[W] = plan.prefetch, plan.cols
+    beats = [units * per_unit for units, per_unit in zip(depth, unit_beats, strict=True)]
+    streams: Any = np.zeros(5, dtype=FETCHER).view(np.recarray)
     streams.pending = [1, 1, plan.group_scales, 1, plan.fp16]
-    streams.depth = PARAMETER_BEATS
-    streams.unit_beats = 1
-    streams.depth[W] = plan.prefetch
-    streams.unit_beats[W] = plan.cols
-    streams.depth[A] = A_BEATS_WS if plan.ws else plan.prefetch
-    streams.unit_beats[A] = 1 if plan.ws else plan.rows
-    beats = (streams.depth * streams.unit_beats).tolist()
+    streams.depth = depth
+    streams.unit_beats = unit_beats
     flight = Flight(*(np.zeros((5, max(beats)), dtype=np.int64) for _ in range(4)))
     buffers = Buffers(
         np.zeros((beats[A], a_beat_bytes // 4), dtype=np.uint32),

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sim.lib.kernel import inner
 from numpy.typing import NDArray
 
+from sim.lib.kernel import inner
 from sim.w4a8.array import FIRST, FIRST_PART, LAST, LAST_PART, WAVE, Array
 from sim.w4a8.counts import (
     MAC,
@@ -340,6 +340,6 @@ def _take_weights(
 
 
 @inner
-def _signed_byte(word: np.uint32, byte: int) -> int:
+def _signed_byte(word: np.uint32, byte: int) -> Any:
     value = (np.int64(word) >> (8 * byte)) & 0xFF
     return (value ^ 0x80) - 0x80

@@ -163,7 +163,16 @@ def check(spec: W4A8Spec, job: Job, operands: Operands, memory_latency: int) -> 
         value = getattr(job, name)
         if not low <= value <= high:
             raise ValueError(f"w4a8: {name} of a job must be in {low}..{high}, not {value!r}")
-    for name in ("a_base", "w_base", "s_base", "s_stride", "e_base", "r_base", "y_base", "y_stride"):
+    for name in (
+        "a_base",
+        "w_base",
+        "s_base",
+        "s_stride",
+        "e_base",
+        "r_base",
+        "y_base",
+        "y_stride",
+    ):
         value = getattr(job, name)
         if not 0 <= value < 2**32:
             raise ValueError(f"w4a8: {name} of a job must be in 0..{2**32 - 1}, not {value!r}")

@@ -55,13 +55,14 @@ class Times(NamedTuple):
     released : int64[5, 64]
         Release cycle of unit u at u % depth.
     drained : int64[result_rows]
-        Cycle in which a tile (os) or result row (ws) was given back, at its number modulo the capacity.
+        Cycle in which a tile (os) or result row (ws) was given back, at its number modulo the
+        capacity.
     launched : int64[tile_rows]
         ws: launch cycle of the tile's rows in its last k-tile.
     scale_waits : int64[R, 2]
         ws: cycles from and up to which the load of the pass lacks only a scale beat.
     pipe : int64[EPI]
-        Drain steps in the epilogue: number of enabled cycles before each reaches the output register.
+        Drain steps in the epilogue: enabled cycles before each reaches the output register.
     scalars : int64[6]
         Indexed by the constants below.
     """
@@ -80,8 +81,8 @@ class Times(NamedTuple):
 
 
 LAST_STEP, LAST_Y, DISABLED, PIPE_HEAD, PIPE_COUNT, LOADED = range(6)
-"""Cycle of the last drain step and y transfer; cycles without enable so far; oldest entry and number
-of entries of `pipe`; cycle of the last load step."""
+"""Cycle of the last drain step and y transfer; cycles without enable so far; oldest entry and
+number of entries of `pipe`; cycle of the last load step."""
 
 
 def count_cycles(plan: Plan, stalls: Stalls, record: Record) -> int:
@@ -120,9 +121,9 @@ def _count(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
 def _os(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
     """Launch and drain every tile of an output-stationary array; return the last launch."""
     causes = record.causes
-    launched = np.int64(0)
-    first = np.int64(_LONG_AGO)
-    last = np.int64(_LONG_AGO)
+    launched = 0
+    first = _LONG_AGO
+    last = _LONG_AGO
     capacity = plan.result_rows // plan.rows
     for tile in range(plan.row_tiles * plan.col_tiles):
         rows = rows_valid(plan, tile // plan.col_tiles)
@@ -178,11 +179,11 @@ def _os(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
 def _ws(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
     """Load, launch and drain every tile of a weight-stationary array; return the last launch."""
     causes = record.causes
-    launched = np.int64(0)
-    first = np.int64(_LONG_AGO)
+    launched = 0
+    first = _LONG_AGO
     # Number of waves, and of result rows taken before the tile.
-    waves = np.int64(0)
-    rows_taken = np.int64(0)
+    waves = 0
+    rows_taken = 0
     # Without stalls an activation beat comes back before its wave's turn, but for the first.
     a_in_time = (
         stalls.length[2 * A] == 1
@@ -195,7 +196,7 @@ def _ws(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
         for part in range(plan.parts):
             loads = _load(plan, stalls, times, part, cols, first if plan.overlap else launched + 1)
             last = launched
-            wave = np.int64(0)
+            wave = 0
             while wave < rows:
                 t = launched + 1
                 if wave == 0:
@@ -282,7 +283,7 @@ def _drain_ws_tile(
     rows = rows_valid(plan, tile // plan.col_tiles)
     steps = -(-cols_valid(plan, tile % plan.col_tiles) // plan.lanes)
     e_usable = _fetch(plan, stalls, times, E, 1)
-    r_usable = np.int64(0)
+    r_usable = 0
     for row in range(rows):
         if plan.fp16 and row % plan.rows == 0:
             r_usable = _fetch(plan, stalls, times, R, 1)
@@ -309,7 +310,7 @@ def _unstalled(stalls: Stalls, pattern: int, t: int) -> int:
     length = stalls.length[pattern]
     if length == 1:
         return t
-    return t + stalls.wait[stalls.start[pattern] + t % length]
+    return t + int(stalls.wait[stalls.start[pattern] + t % length])
 
 
 @inlined
@@ -368,7 +369,7 @@ def _drain(
 
 @inner
 def _flush(stalls: Stalls, times: Times, t: int) -> int:
-    """Transfer the outputs that are visible up to cycle t; return the first enabled cycle from t on.
+    """Transfer the outputs visible up to cycle t; return the first enabled cycle from t on.
 
     The pipeline stands still from the cycle in which an output becomes visible up to its transfer.
     """

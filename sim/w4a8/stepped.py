@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sim.lib.kernel import entry
 
 from cosil.engines.w4a8 import W4A8Spec
+from sim.lib.kernel import entry
 from sim.lib.stalls import Stalls
 from sim.w4a8.array import Array, make_array, os_cycle, ws_cycle
 from sim.w4a8.drain import Drain, drain_cycle, make_drain, output_cycle

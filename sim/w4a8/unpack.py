@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import numpy as np
-from sim.lib.kernel import inner
 
 from sim.lib.float16 import rne_shift, saturate
+from sim.lib.kernel import inner
 
 
 @inner
 def weight_code(word: np.uint32, nibble: int, offset_code: int) -> int:
     """Return the int4 weight in nibble 0..7 of a word: code - 8, or two's complement."""
-    code = (np.int64(word) >> (4 * nibble)) & 0xF
+    code = int(word) >> (4 * nibble) & 0xF
     return code - 8 if offset_code else (code ^ 8) - 8
 
 
