@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of every bench, without a simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from verif.lib.build import build_once
+from verif.lib.memory import Memory
+from verif.lib.scoreboard import Scoreboard, Verdict
+from verif.lib.streams import StreamDriver, StreamMonitor
+
+
+def test_scoreboard_passes_what_is_right() -> None:
+    """Every expected result, once, in any order, passes."""
+    verdict = Verdict()
+    board = Scoreboard({4: 7, 5: 8}, verdict)
+    board.take(0, 5, 8)
+    assert not board.done
+    board.take(1, 4, 7)
+    assert board.done
+    board.finish()
+    assert verdict.passed
+    assert verdict.messages == []
+
+
+@pytest.mark.parametrize(
+    ("takes", "message"),
+    [
+        ([], "2 of 2 results are missing, the first at address 4"),
+        ([(4, 7)], "1 of 2 results are missing, the first at address 5"),
+        ([(4, 6), (5, 8)], "cycle 0: address 4: expected 0x0007, got 0x0006"),
+        ([(4, 7), (5, 8), (5, 8)], "cycle 2: surplus result 0x0008 at address 5"),
+        ([(4, 7), (5, 8), (9, 0)], "cycle 2: surplus result 0x0000 at address 9"),
+    ],
+)
+def test_scoreboard_fails_what_is_wrong(takes: list[tuple[int, int]], message: str) -> None:
+    """A missing, a wrong, a repeated and a surplus result each fail with where and what."""
+    verdict = Verdict()
+    board = Scoreboard({4: 7, 5: 8}, verdict)
+    for cycle, (address, value) in enumerate(takes):
+        board.take(cycle, address, value)
+    board.finish()
+    assert not verdict.bits_equal
+    assert not verdict.passed
+    assert verdict.messages == [message]
+
+
+def test_scoreboard_does_not_pass_by_silence() -> None:
+    """Nothing expected and nothing seen is a failure."""
+    verdict = Verdict()
+    Scoreboard({}, verdict).finish()
+    assert not verdict.passed
+    assert verdict.messages == ["no result was expected, so nothing was compared"]
+
+
+def test_driver_follows_its_pattern() -> None:
+    """A beat is offered in free cycles only, from its cycle on, and kept until it is accepted."""
+    driver = StreamDriver()
+    driver.start([False, True, False])
+    driver.send(11, 1)
+    driver.send(12, 0)
+    offers: list[int | None] = []
+    for cycle, ready in enumerate([True, True, False, True, True, True]):
+        payload = driver.offer(cycle)
+        offers.append(payload)
+        if payload is not None:
+            driver.sample(ready)
+    # Cycles 1 and 4 are stalled; in cycle 2 the device refuses.
+    assert offers == [None, None, 11, 11, None, 12]
+    assert (driver.transfers, driver.refusals, driver.pending) == (2, 1, 0)
+
+
+def test_monitor_takes_only_transfers() -> None:
+    """A beat counts in the cycle in which both sides agree."""
+    seen: list[tuple[int, int]] = []
+    monitor = StreamMonitor("o_x", lambda cycle, payload: seen.append((cycle, payload)))
+    monitor.start([True, False])
+    for cycle, (valid, payload) in enumerate([(True, 5), (True, 5), (False, 0), (True, 6)]):
+        monitor.ready(cycle)
+        monitor.sample(cycle, valid, payload)
+    assert seen == [(1, 5), (3, 6)]
+    assert monitor.violations == []
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ((False, 5), "o_x withdrew a beat before the transfer, cycle 1"),
+        ((True, 4), "o_x changed its payload before the transfer, cycle 1"),
+    ],
+)
+def test_monitor_sees_broken_rules(second: tuple[bool, int], message: str) -> None:
+    """A beat that goes away or changes while it waits is a violation."""
+    monitor = StreamMonitor("o_x", lambda cycle, payload: None)
+    monitor.start([True])
+    for cycle, (valid, payload) in enumerate([(True, 5), second]):
+        monitor.ready(cycle)
+        monitor.sample(cycle, valid, payload)
+    assert monitor.violations == [message]
+
+
+def test_memory_answers_in_order_after_its_latency() -> None:
+    """Addresses count units, a beat may be wider, and past the end there are zeros."""
+    driver = StreamDriver()
+    memory = Memory(driver, unit_bytes=2, beat_bytes=4)
+    driver.start([])
+    memory.load(bytes(range(1, 9)), latency=3)
+    for cycle, address in enumerate([1, 3, 9]):
+        memory.request(cycle, address)
+    answers: dict[int, int] = {}
+    for cycle in range(8):
+        payload = driver.offer(cycle)
+        if payload is not None:
+            answers[cycle] = payload
+            driver.sample(True)
+    assert answers == {3: 0x06050403, 4: 0x0807, 5: 0}
+
+
+def test_build_once_builds_once_and_again_after_a_failure(tmp_path: Path) -> None:
+    """A folder whose build failed is built anew; one that was built is only returned."""
+    calls: list[int] = []
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("disk full")
+
+    def build(folder: Path) -> None:
+        calls.append(1)
+        assert list(folder.iterdir()) == []
+
+    folder = tmp_path / "model"
+    with pytest.raises(OSError, match=r"^disk full$"):
+        build_once(folder, fail)
+    assert build_once(folder, build) == build_once(folder, build) == folder
+    assert calls == [1]
