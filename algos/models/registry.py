@@ -179,8 +179,8 @@ def _cached(
 ) -> Module:
     """Return the weights that an earlier run trained by the same recipe on the same data."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base) / "cosil" / "models" / f"{key[0]}-{digest}.safetensors"
+    base = Path(os.environ.get("COSIL_CACHE") or Path("~/.cache/cosil").expanduser())
+    path = base / "models" / f"{key[0]}-{digest}.safetensors"
     if path.is_file():
         try:
             empty.load_state_dict(load_file(path))

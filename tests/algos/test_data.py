@@ -135,7 +135,7 @@ def test_npz(tmp_path: Path) -> None:
 
 def test_images_are_checked() -> None:
     """Images and labels belong together."""
-    with pytest.raises(DataError, match="^5 images have 4 labels$"):
+    with pytest.raises(DataError, match=r"^5 images have 4 labels$"):
         Images(PIXELS, LABELS[:4])
 
 
@@ -154,7 +154,7 @@ def test_text(tmp_path: Path) -> None:
     assert load_text(path) == "naïve\n"
     alphabet = Alphabet("\naeïnv")
     assert alphabet.decode(alphabet.encode("naïve\n")) == "naïve\n"
-    with pytest.raises(DataError, match="^the alphabet has no character 'x'$"):
+    with pytest.raises(DataError, match=r"^the alphabet has no character 'x'$"):
         alphabet.encode("x")
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="it is no UTF-8"):

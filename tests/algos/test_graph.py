@@ -88,9 +88,9 @@ def test_inputs_are_checked() -> None:
         execute(graph, torch.ones(2, 5))
     with pytest.raises(ValueError, match=r"must hold floating point, not 'torch.int64'$"):
         execute(graph, torch.ones(2, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="^graph mlp: 1 inputs are required, not 2$"):
+    with pytest.raises(ValueError, match=r"^graph mlp: 1 inputs are required, not 2$"):
         execute(graph, (torch.ones(2, 4), torch.ones(2, 4)))
-    with pytest.raises(ValueError, match="^graph mlp: inputs must be x, not y$"):
+    with pytest.raises(ValueError, match=r"^graph mlp: inputs must be x, not y$"):
         execute(graph, {"y": torch.ones(2, 4)})
 
 
