@@ -10,8 +10,9 @@ import pytest
 
 from cosil.engines.w4a8 import W4A8Spec
 from verif.lib.mutants import Mutant
+from verif.lib.report import Outcome
 from verif.lib.toolchain import Simulator, available_simulators, find_simulator
-from verif.w4a8.check import Outcome, harness, verify
+from verif.w4a8.check import harness, verify
 from verif.w4a8.generate import mutant_cases, random_case
 from verif.w4a8.specs import LARGE, SMALL
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,31 +19,12 @@ from rtl.w4a8 import W4A8
 from sim.w4a8 import run
 from verif.lib.bench import HarnessMap
 from verif.lib.harness import Harness
-from verif.lib.mutants import Mutant
+from verif.lib.report import Outcome
 from verif.lib.runner import TOP, build, simulate
 from verif.lib.scoreboard import Verdict
 from verif.lib.toolchain import Simulator
 from verif.w4a8.bench import BATCH_VARIABLE, RESULT_VARIABLE
 from verif.w4a8.cases import Batch, Case, Expected
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a case.
-
-    Attributes
-    ----------
-    name : str
-    mutant : Mutant
-    cycles : list of int
-        Of each job that ran, as the hardware took them.
-    verdict : Verdict
-    """
-
-    name: str
-    mutant: Mutant
-    cycles: list[int]
-    verdict: Verdict
 
 
 def harness(spec: W4A8Spec) -> Harness:
