@@ -15,6 +15,7 @@ from cosil.machine.execute import LayerRun, MachineRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 CAUSE_COLOURS = {
     "compute": "#2a9d8f",
@@ -175,21 +176,54 @@ def roofline_figure(run: MachineRun) -> Figure:
         intensity, attained, s=20 + 180 * sizes / sizes.max(), color=CAUSE_COLOURS["compute"],
         edgecolor="white", linewidth=0.8, alpha=0.85, zorder=3,
     )  # fmt: skip
-    for index in sorted(range(len(layers)), key=lambda i: -layers[i].cycles)[:8]:
-        axes.annotate(
-            layers[index].name, (intensity[index], attained[index]), xytext=(6, -9),
-            textcoords="offset points", fontsize=7, color=INK,
-        )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xlim(x[0], x[-1])
-    axes.set_ylim(min(attained.min(), roof.min()) / 2, peak * 1.8)
+    low, high = min(attained.min(), roof.min()) / 2, peak * 1.8
+    axes.set_ylim(low, high)
+    spans = (float(np.log2(x[-1] / x[0])), float(np.log2(high / low)))
+    for point, place, text in _labels(layers, intensity, attained, spans):
+        axes.annotate(
+            text, point, xytext=place, fontsize=7, color=INK, va="center",
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5},
+        )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_plain)
     axes.set_xlabel("operational intensity, MAC/byte")
     axes.set_ylabel("attained, MAC/cycle")
     axes.set_title(f"{run.network} on {run.machine.name} (area: cycles)", fontsize=11)
     return figure
+
+
+def _labels(
+    layers: list[LayerRun],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    spans: tuple[float, float],
+    most: int = 8,
+) -> list[tuple[tuple[float, float], tuple[float, float], str]]:
+    """Return point, place and text for the layers with most cycles, texts clear of each other.
+
+    Layers at one point share a text. `spans` are the lengths of the axes in powers of two.
+    """
+    points: dict[tuple[float, float], list[int]] = {}
+    for index in sorted(range(len(layers)), key=lambda i: -layers[i].cycles):
+        key = (round(float(np.log2(x[index])), 2), round(float(np.log2(y[index])), 2))
+        points.setdefault(key, []).append(index)
+    places: list[tuple[float, float]] = []
+    labels: list[tuple[tuple[float, float], tuple[float, float], str]] = []
+    for (across, up), members in sorted(list(points.items())[:most], key=lambda item: -item[0][1]):
+        name = layers[members[0]].name
+        text = name if len(members) == 1 else f"{name} and {len(members) - 1} more"
+        left, height = across + 0.025 * spans[0], up - 0.025 * spans[1]
+        while any(
+            abs(left - other) < 0.24 * spans[0] and abs(height - level) < 0.03 * spans[1]
+            for other, level in places
+        ):
+            height -= 0.03 * spans[1]
+        places.append((left, height))
+        labels.append(((2.0**across, 2.0**up), (2.0**left, 2.0**height), text))
+    return labels
 
 
 def _figure(rows: int, widths: tuple[float, ...]) -> tuple[Figure, list[Axes]]:

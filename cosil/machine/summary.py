@@ -113,7 +113,7 @@ def rows(run: MachineRun) -> list[list[Any]]:
             None if layer.utilisation is None else f"{layer.utilisation:.1%}",
             layer.macs or None,
             layer.bytes,
-            None if layer.energy is None else layer.energy.total_pj / 1e3,
+            None if layer.energy is None else _nanojoules(layer.energy.total_pj),
         ]
         for layer in run.layers
         if layer.cycles
@@ -129,7 +129,7 @@ def rows(run: MachineRun) -> list[list[Any]]:
             f"{total['utilisation']:.1%}",
             total["macs"],
             total["bytes"],
-            total["energy_pj"] / 1e3,
+            _nanojoules(total["energy_pj"]),
         ]
     )
     return table
@@ -146,18 +146,24 @@ def closing_lines(run: MachineRun) -> list[str]:
     total = to_dict(run)["total"]
     seconds = total["seconds"]
     rate = 2 * total["macs"] / seconds / 1e9 if seconds else 0.0
-    low, high = total["energy_low_pj"] / 1e3, total["energy_high_pj"] / 1e3
+    value, low, high = (
+        _nanojoules(total[key]) for key in ("energy_pj", "energy_low_pj", "energy_high_pj")
+    )
     machine = run.machine
     time = f"{total['cycles']:,} cycles = {_duration(seconds)} at {machine.clock_hz / 1e6:g} MHz"
     busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
-    energy = (
-        f"energy {total['energy_pj'] / 1e3:,.4g} nJ, sources leave {low:,.4g} to {high:,.4g} nJ"
-    )
+    energy = f"energy {value:,} nJ, sources leave {low:,} to {high:,} nJ"
     return [
         f"{time}; {rate:.3g} GOPS; {busy}",
         f"{energy} ({machine.technology}, {machine.memory.energy})",
         MODELLED,
     ]
+
+
+def _nanojoules(picojoules: float) -> float:
+    """Return nJ with four digits, or as a whole number from 1000 on."""
+    value = picojoules / 1e3
+    return round(value) if value >= 1000 else float(f"{value:.4g}")
 
 
 def _duration(seconds: float) -> str:
