@@ -138,7 +138,7 @@ def fuse_relu(graph: FloatGraph) -> FloatGraph:
         producer = graph.producer(node.inputs[0])
         if producer is None or producer.op not in FUSED_RELU or producer.name in graph.outputs:
             continue
-        if graph.consumers(producer.name) == (node,):
+        if [reader.name for reader in graph.consumers(producer.name)] == [node.name]:
             graph = graph.replaced(producer.with_attrs(relu=True))
             graph = graph.without(node.name, producer.name)
     return graph
