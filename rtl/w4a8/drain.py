@@ -67,21 +67,27 @@ class StepLoop(wiring.Component):
         m_tile, n_tile = tile_sizes(self._spec)
         m.submodules.tiles = tiles = TileLoop(m_tile, n_tile)
         row = Signal(range(m_tile))
-        done = Signal(range(C + 1))  # columns of the row that earlier steps took
+        if E == C:
+            m.d.comb += [self.lanes.eq(tiles.cols), self.row_ends.eq(1)]
+        else:
+            done = Signal(range(C + E))  # columns of the row that earlier steps took
+            m.d.comb += [
+                self.lanes.eq(tiles.cols - done),
+                self.row_ends.eq(done + E >= tiles.cols),
+            ]
+            with m.If(self.next):
+                m.d.sync += done.eq(Mux(self.row_ends, 0, done + E))
         m.d.comb += [
             tiles.start.eq(self.start),
             tiles.m.eq(self.m),
             tiles.n.eq(self.n),
             tiles.n_again.eq(self.n),
             tiles.next.eq(self.next & self.tile_ends),
-            self.lanes.eq(tiles.cols - done),
-            self.row_ends.eq(self.lanes <= E),
             self.tile_ends.eq(self.row_ends & (row + 1 == tiles.rows)),
             self.job_ends.eq(self.tile_ends & ~tiles.m_more & ~tiles.n_more),
             self.tile_row_ends.eq(~tiles.n_more),
         ]
         with m.If(self.next):
-            m.d.sync += done.eq(Mux(self.row_ends, 0, done + E))
             with m.If(self.tile_ends):
                 m.d.sync += row.eq(0)
             with m.Elif(self.row_ends):

@@ -76,7 +76,8 @@ class EpilogueFixedLane(wiring.Component):
         m.d.comb += total.eq(acc + column.bias)
         total = register(m, en, total, name="total_reg")
         mult = register(m, en, column.mult, name="mult")
-        shift = register(m, en, column.shift, name="shift", stages=3)
+        early = register(m, en, column.shift, name="shift", stages=2)
+        shift = register(m, en, early, name="shift_last")
 
         # 3, 4: two products that fit an 18x18 multiplier, and their sum.
         low = register(m, en, total[:_SPLIT] * mult, name="low")
@@ -85,12 +86,15 @@ class EpilogueFixedLane(wiring.Component):
         m.d.comb += scaled.eq((high << _SPLIT) + low)
         scaled = register(m, en, scaled, name="scaled_reg")
 
-        # 5: shift right; the bits that leave decide the rounding.
-        wide = Signal(signed(50 + 63))
-        m.d.comb += wide.eq(Cat(Const(0, 63), scaled).as_signed() >> shift)
-        floor = register(m, en, wide[63:].as_signed(), name="floor")
-        half = register(m, en, wide[62], name="half")
-        rest = register(m, en, wide[:62].any(), name="rest")
+        # 5: shift right; the bits that leave decide the rounding. Those below half are masked,
+        # not shifted: the shift is known a stage before the product, so the mask is a register.
+        below_half = Cat(early > bit + 1 for bit in range(len(scaled)))
+        below_half = register(m, en, below_half, name="below_half")
+        halves = Signal(signed(50 + 1))
+        m.d.comb += halves.eq(Cat(Const(0, 1), scaled).as_signed() >> shift)
+        floor = register(m, en, halves[1:].as_signed(), name="floor")
+        half = register(m, en, halves[0], name="half")
+        rest = register(m, en, (scaled & below_half).any(), name="rest")
 
         # 6: round, relu, saturate. A value that rounds up to a bound is judged after rounding.
         negative = floor[-1]
