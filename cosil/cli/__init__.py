@@ -28,6 +28,7 @@ COMMANDS = {
     "simulate": "Run a packed network on a machine.",
     "verilog": "Generate the Verilog of an engine, ready to use.",
     "verify": "Compare RTL, simulator and reference of an engine.",
+    "demo": "Show all of this on two small networks.",
 }
 """Subcommand -> what `cosil --help` says of it, so that help imports none of them."""
 
