@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo prints what the commands print, keeps it for its page, and guards other people's files."""
+"""The demo keeps what the commands print for its page, and guards other people's files."""
 
 from __future__ import annotations
 
