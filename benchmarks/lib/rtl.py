@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's RTL at Verilator's full speed: no VPI, no trace, a C++ harness that plays the memory."""
+"""The engine's RTL at Verilator's full speed: no VPI, no trace, a C++ harness plays the memory."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def _header(spec: W4A8Spec, memory_latency: int) -> str:
         port = f"_{name}___05F"
         ready.append(f"top.o{port}ready = 1;")
         respond.append(
-            f"streams[{number}].respond(t, {element}, {beat}, top.i{port}payload, top.i{port}valid);"
+            f"streams[{number}].respond(t, {element}, {beat}, "
+            f"top.i{port}payload, top.i{port}valid);"
         )
         request.append(f"streams[{number}].request(t, top.o{port}valid, top.o{port}payload);")
     macros = {"DRIVE_READY": ready, "RESPOND": respond, "REQUEST": request}
