@@ -54,6 +54,7 @@ from algos.lib.smooth import smooth
 from cosil.packed.network import PackedNetwork
 
 Clip = Literal["none", "mse", "hessian"]
+Rotation = Literal["hadamard", "orthogonal", "none"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "scales": ("channel", "group"),
@@ -100,7 +101,7 @@ class QqqSettings:
 
     scales: Literal["channel", "group"] = "channel"
     group_size: int = 128
-    rotation: Literal["hadamard", "orthogonal", "none"] = "hadamard"
+    rotation: Rotation = "hadamard"
     smoothing: bool = False
     clip: Clip = "mse"
     act_order: bool = True
@@ -128,13 +129,22 @@ class QqqSettings:
 SETTINGS = QqqSettings
 
 
-class _Compensation:
+class Compensation:
+    """How QQQ quantises one layer: clip search, then Hessian compensation.
+
+    Parameters
+    ----------
+    settings : QqqSettings
+        Hyper-parameters.
+    """
+
     needs_hessian = True
 
     def __init__(self, settings: QqqSettings) -> None:
         self.settings = settings
 
     def __call__(self, weight: Tensor, hessian: Hessian | None) -> QuantisedWeight:
+        """Quantise float32[N, K] for inputs of that Hessian."""
         assert hessian is not None
         settings = self.settings
         # A dead input's weights are free; they must not widen a group's grid.
@@ -234,5 +244,5 @@ def compress(
     activations = ActivationSettings(
         settings.observer, settings.percentile, settings.bias_correction
     )
-    calibrated = calibrate(prepared, calibration, _Compensation(settings), activations, bar)
+    calibrated = calibrate(prepared, calibration, Compensation(settings), activations, bar)
     return emit(calibrated, provenance_of("qqq", asdict(settings), calibration, notes))

@@ -113,6 +113,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 formats=("int4 per channel", "int4 per group"),
                 engines=("w4a8",),
             ),
+            Method(
+                name="distil",
+                summary="QQQ, then training against the float network (language models)",
+                function="algos.distil:compress",
+                formats=("int4 per channel", "int4 per group"),
+                engines=("w4a8",),
+            ),
         )
     }
 )
