@@ -24,7 +24,7 @@ def test_unknown_names_list_the_known_and_the_nearest() -> None:
         engine("w4a16")
     assert error.value.hint == "did you mean w4a8?"
     with pytest.raises(
-        UnknownNameError, match=r"^unknown method 'zzz'; known are rtn, qqq$"
+        UnknownNameError, match=r"^unknown method 'zzz'; known are rtn, qqq, distil$"
     ) as far:
         method("zzz")
     assert far.value.hint == ""
