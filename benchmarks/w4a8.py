@@ -29,10 +29,7 @@ from cosil.lowering.w4a8 import Job, Operands
 from sim.w4a8 import run
 from verif.lib.toolchain import find_simulator
 
-
-ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True)
