@@ -72,9 +72,7 @@ def patterns(
     if kind == "none":
         return {}
     seeds = np.random.SeedSequence(seed).generate_state(len(streams))
-    return {
-        name: pattern(kind, int(s), length) for name, s in zip(streams, seeds, strict=True)
-    }
+    return {name: pattern(kind, int(s), length) for name, s in zip(streams, seeds, strict=True)}
 
 
 def flatten(stalls: Mapping[str, NDArray[Any]] | None, streams: Sequence[str]) -> Stalls:
