@@ -24,7 +24,7 @@ DRAINER = np.dtype(
         ("row", np.int64),
         ("lane0", np.int64),  # first column of the step
         ("pending", np.int64),
-        ("base", np.int64),  # result row of `row`
+        ("row0", np.int64),  # result row of `row`
         ("rows_back", np.int64),  # result rows given back in this cycle
         ("tile", np.int64),
         # The output register is the pipeline's oldest stage.
@@ -146,8 +146,8 @@ def _row_drained(plan: Plan, d: Any, fetch: Fetch, array: Array) -> None:
         array.complete[0] -= 1
         d.rows_back = plan.rows
     # The next row's result address: a whole os tile is given back, its missing rows too.
-    d.base += 1 if plan.ws or not tile_done else plan.rows - (d.row - 1)
-    d.base -= plan.result_rows if d.base >= plan.result_rows else 0
+    d.row0 += 1 if plan.ws or not tile_done else plan.rows - (d.row - 1)
+    d.row0 -= plan.result_rows if d.row0 >= plan.result_rows else 0
     if plan.fp16 and (tile_done or (plan.ws and d.row % plan.rows == 0)):
         fetch.streams[R].release = 1
     if not tile_done:
@@ -168,7 +168,7 @@ def _epilogue(plan: Plan, drain: Drain, fetch: Fetch, array: Array, lanes: int) 
     d = drain.drainer[0]
     column = fetch.buffers.e[fetch.streams[E].oldest]
     y = drain.y[d.stage - 1 if d.stage else drain.lanes.size - 1]
-    sums = array.results[d.base]
+    sums = array.results[d.row0]
     if plan.fp16:
         row_bits = fetch.buffers.r[fetch.streams[R].oldest, d.row % plan.rows]
         row_scale = np.uint32(row_bits).view(np.float32)

@@ -118,12 +118,13 @@ def _unpack_weights(
         found = min(row.size // 2, max(0, memory.size - start))
         codes = memory[start : start + found]
         for b in range(found):
-            row[2 * b] = np.float32(np.int32((codes[b] & 15) ^ flip) - 8)
-            row[2 * b + 1] = np.float32(np.int32((codes[b] >> 4) ^ flip) - 8)
+            code = np.int32(codes[b])
+            row[2 * b] = np.float32(((code & 15) ^ flip) - 8)
+            row[2 * b + 1] = np.float32(((code >> 4) ^ flip) - 8)
         for k in range(2 * found, row.size):
             byte = start + k // 2
-            code = memory[byte] >> (4 * (k % 2)) & 15 if byte < memory.size else 0
-            row[k] = (code ^ flip) - 8
+            code = np.int32(memory[byte]) if byte < memory.size else np.int32(0)
+            row[k] = ((code >> (4 * (k % 2)) & 15) ^ flip) - 8
 
 
 @entry

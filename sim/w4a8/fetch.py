@@ -15,11 +15,11 @@ from sim.w4a8.plan import A_BEATS_WS, PARAMETER_BEATS, A, E, Memory, Plan, R, S,
 
 FETCHER = np.dtype(
     [
-        # The request that is presented: position in the loops row tile > column tile > part > item.
+        # The request that is presented: position in the loops row tile > column tile > part > beat.
         ("row_tile", np.int64),
         ("col_tile", np.int64),
         ("part", np.int64),
-        ("item", np.int64),
+        ("beat", np.int64),
         ("pending", np.int64),  # 1 while requests remain
         # Credit in units: a unit is what is reserved and released at once.
         ("depth", np.int64),
@@ -123,7 +123,7 @@ def fetch_cycle(
         f = fetch.streams[stream]
         requested = 0
         arrived = 0
-        opens_unit = f.item == 0 or f.unit_beats == 1
+        opens_unit = f.beat == 0 or f.unit_beats == 1
         if (
             f.pending
             and t >= 1
@@ -157,21 +157,21 @@ def _send_request(plan: Plan, fetch: Fetch, stream: int, t: int) -> None:
     capacity = flight.due.shape[1]
     tail = f.flight_head + f.flight_count
     tail -= capacity if tail >= capacity else 0
-    in_unit = 0 if f.unit_beats == 1 else f.item
+    in_unit = 0 if f.unit_beats == 1 else f.beat
     flight.due[stream, tail] = t + plan.memory_latency
     flight.address[stream, tail] = _address(plan, stream, f)
     flight.slot[stream, tail] = f.newest * f.unit_beats + in_unit
     f.flight_count += 1
 
-    f.item = _next_item(plan, stream, f)
-    part_done = f.item >= _items(plan, stream, f)
+    f.beat = _next_beat(plan, stream, f)
+    part_done = f.beat >= _beats(plan, stream, f)
     closes = part_done or f.unit_beats == 1
     flight.closes[stream, tail] = int(closes)
     if closes:
         f.newest = f.newest + 1 if f.newest + 1 < f.depth else 0
     if not part_done:
         return
-    f.item = 0
+    f.beat = 0
     f.part += 1
     if f.part < _parts(plan, stream):
         return
@@ -190,29 +190,29 @@ def _address(plan: Plan, stream: int, f: Any) -> int:
     row = f.row_tile * plan.tile_rows
     col = f.col_tile * plan.cols
     if stream == A:
-        return plan.a_base + (row + f.item) * plan.a_stride + f.part * plan.part // 4
+        return plan.a_base + (row + f.beat) * plan.a_stride + f.part * plan.part // 4
     if stream == W:
-        return plan.w_base + (col + f.item) * plan.w_stride + f.part * plan.part // 8
+        return plan.w_base + (col + f.beat) * plan.w_stride + f.part * plan.part // 8
     if stream == S:
-        g = (f.part * plan.part + f.item) // plan.group if plan.ws else f.part
+        g = (f.part * plan.part + f.beat) // plan.group if plan.ws else f.part
         return plan.s_base + g * plan.s_stride + col
     if stream == E:
         return plan.e_base + col
-    return plan.r_base + row + f.item * plan.rows
+    return plan.r_base + row + f.beat * plan.rows
 
 
 @inner
-def _next_item(plan: Plan, stream: int, f: Any) -> int:
-    """Return the item after the presented one; a ws scale beat serves up to the group's end."""
+def _next_beat(plan: Plan, stream: int, f: Any) -> int:
+    """Return the beat after the presented one; a ws scale beat serves up to the group's end."""
     if stream == S and plan.ws:
         k0 = f.part * plan.part
-        return ((k0 + f.item) // plan.group + 1) * plan.group - k0
-    return f.item + 1
+        return ((k0 + f.beat) // plan.group + 1) * plan.group - k0
+    return f.beat + 1
 
 
 @inner
-def _items(plan: Plan, stream: int, f: Any) -> int:
-    """Return the number of items in the presented request's part."""
+def _beats(plan: Plan, stream: int, f: Any) -> int:
+    """Return the number of beats in the presented request's part."""
     if stream == A:
         return rows_valid(plan, f.row_tile)
     if stream == W:

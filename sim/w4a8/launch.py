@@ -50,7 +50,7 @@ LAUNCHER = np.dtype(
         ("first_cycle", np.int64),  # of the previous wave 0
         ("last_cycle", np.int64),  # of the previous last wave
         ("free_rows", np.int64),
-        ("base", np.int64),  # result row of the tile's row 0
+        ("row0", np.int64),  # result row of the tile's row 0
         ("passes_started", np.int64),
         ("passes_finished", np.int64),
         ("tile", np.int64),
@@ -140,7 +140,7 @@ def _launch_os_wave(
 
     first, last = u.wave == 0, u.wave == plan.k - 1
     array.edge[0] = WAVE | (FIRST if first else 0) | (LAST if last else 0)
-    array.edge[1] = u.base
+    array.edge[1] = u.row0
     counts[MAC] += rows * cols
     counts[OPERAND_REG] += rows * ((cols + 1) // 2) + rows * cols
     counts[REQUANT] += plan.group_scales * cols
@@ -161,8 +161,8 @@ def _launch_os_wave(
         u.wave = 0
         u.in_group = 0
         u.tile += 1
-        u.base += plan.rows
-        u.base -= plan.result_rows if u.base >= plan.result_rows else 0
+        u.row0 += plan.rows
+        u.row0 -= plan.result_rows if u.row0 >= plan.result_rows else 0
         _next_tile(plan, u)
 
 
@@ -247,7 +247,7 @@ def _launch_ws_wave(
     first_part, last_part = u.part == 0, u.part == plan.parts - 1
     array.edge[0] = WAVE | (FIRST if first else 0) | (LAST if last else 0)
     array.edge[0] |= (FIRST_PART if first_part else 0) | (LAST_PART if last_part else 0)
-    row = u.base + u.wave
+    row = u.row0 + u.wave
     array.edge[1] = row - plan.result_rows if row >= plan.result_rows else row
     counts[MAC] += codes * cols
     counts[OPERAND_REG] += codes * ((cols + 1) // 2)
@@ -269,8 +269,8 @@ def _launch_ws_wave(
     if last_part:
         u.part = 0
         u.tile += 1
-        u.base += rows
-        u.base -= plan.result_rows if u.base >= plan.result_rows else 0
+        u.row0 += rows
+        u.row0 -= plan.result_rows if u.row0 >= plan.result_rows else 0
         _next_tile(plan, u)
 
 
