@@ -17,7 +17,8 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ SOURCES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A method with settings other than its defaults."""
+
+    method: str
+    scales: str
+    group_size: int
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def label(self) -> str:
+        """Return the settings in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.options.items()) or "default"
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network of the study.
 
@@ -65,17 +80,34 @@ class Network:
         Evaluation images or windows, spread over all; None is all.
     formats : tuple of (str, int)
         Scales and group size.
+    tried : tuple of Variant
+        Other settings, for the page's second table.
     """
 
     name: str
     samples: int
     limit: int | None
     formats: tuple[tuple[str, int], ...]
+    tried: tuple[Variant, ...] = ()
 
 
 NETWORKS = (
     Network("resnet20", 128, None, (("channel", 128), ("group", 128))),
-    Network("stories260k", 64, None, (("channel", 128), ("group", 128), ("group", 16))),
+    Network(
+        "stories260k",
+        64,
+        None,
+        (("channel", 128), ("group", 128), ("group", 16)),
+        (
+            *(Variant("qqq", "group", size, {"rotation": "none"}) for size in (128, 16)),
+            Variant("qqq", "group", 16, {"rotation": "none", "smoothing": True, "clip": "none"}),
+            Variant("qqq", "group", 16, {"rotation": "none", "clip": "hessian"}),
+            Variant("qqq", "group", 16, {"rotation": "none", "act_order": False}),
+            Variant("qqq", "group", 16, {"rotation": "none", "damping": 0.1}),
+            Variant("qqq", "group", 8, {"rotation": "none"}),
+            Variant("distil", "group", 16),
+        ),
+    ),
     Network("shakespeare-gpt", 64, 218, (("channel", 128), ("group", 128))),
 )
 METHODS = ("rtn", "qqq")
@@ -137,13 +169,14 @@ class Study:
             self.floats[network.name] = evaluation
         return self.floats[network.name]
 
-    def run(self, network: Network, method: str, scales: str, group_size: int, seed: int) -> Run:
+    def run(self, network: Network, variant: Variant, seed: int) -> Run:
         """Return one run, from the folder where it is kept."""
+        method, scales, group_size = variant.method, variant.scales, variant.group_size
         graph, task = self.network(network.name)
         if method == "rtn" and mode_of(graph) == "fp16":
             # Nothing is drawn and no data is read: one run stands for every seed.
             seed = 0
-        values = {"scales": scales, "group_size": group_size, "seed": seed}
+        values = {"scales": scales, "group_size": group_size, "seed": seed, **variant.options}
         settings = settings_of(method, values)
         key = {
             "network": network.name,
@@ -169,7 +202,8 @@ class Study:
         np.savez(temporary, nll=run.nll, kl=run.kl, correct=run.correct, bits=run.bits, key=text)
         temporary.replace(path)
         print(
-            f"{network.name} {method} {scales} {group_size} seed {seed}: KL {kl.mean():.5f}, "
+            f"{network.name} {method} {scales} {group_size} ({variant.label()}) seed {seed}: "
+            f"KL {kl.mean():.5f}, "
             f"loss {got.nll.mean():.4f} (float {exact.nll.mean():.4f}), "
             f"{compressed - started:.0f} s + {time.perf_counter() - compressed:.0f} s",
             file=sys.stderr,
@@ -224,7 +258,8 @@ def rows_of(study: Study, network: Network, seeds: int) -> list[Row]:
     for scales, group_size in network.formats:
         kls: dict[str, NDArray[np.float64]] = {}
         for method in METHODS:
-            runs = [study.run(network, method, scales, group_size, s) for s in range(seeds)]
+            variant = Variant(method, scales, group_size)
+            runs = [study.run(network, variant, seed) for seed in range(seeds)]
             kls[method] = by_unit([run.kl for run in runs], unit)
             change = by_unit([run.nll - exact.nll for run in runs], unit)
             below = paired_bootstrap(kls["rtn"] - kls[method]) if method != "rtn" else None
@@ -309,6 +344,33 @@ def markdown(rows: list[Row], seeds: int) -> str:
     return "\n".join(lines)
 
 
+def tried(study: Study, networks: list[Network], seeds: int) -> str:
+    """Return the table of other settings, each on its network's first seeds."""
+    columns = (
+        "network", "weights", "bits/weight", "method", "settings", "change of loss", "KL to float",
+    )  # fmt: skip
+    lines = [
+        "",
+        f"Other settings, means over {seeds} of these seeds:",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|" + "---|" * len(columns),
+    ]
+    for network in networks:
+        for variant in network.tried:
+            exact = study.float_evaluation(network)
+            runs = [study.run(network, variant, seed) for seed in range(seeds)]
+            loss = float(np.mean([run.nll.mean() for run in runs]))
+            kl = float(np.mean([run.kl.mean() for run in runs]))
+            form = "per channel" if variant.scales == "channel" else "groups of "
+            form += "" if variant.scales == "channel" else str(variant.group_size)
+            lines.append(
+                f"| {network.name} | {form} | {runs[0].bits:.2f} | {variant.method} |"
+                f" {variant.label()} | {100 * (loss / exact.mean_nll - 1):+.2f} % | {kl:.4f} |"
+            )
+    return "\n".join(lines)
+
+
 def met(item: dict[str, Any]) -> bool:
     """Return whether a result reaches its bar."""
     if item["better"] == "lower":
@@ -326,6 +388,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the comparison with the bars")
     parser.add_argument("--page", action="store_true", help="write the tables of docs/accuracy.md")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="calibration seeds")
+    parser.add_argument("--tried-seeds", type=int, default=1, help="seeds of other settings")
     parser.add_argument("--limit", type=int, help="evaluation samples of every network")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--networks", default=",".join(n.name for n in NETWORKS))
@@ -343,6 +406,7 @@ def main() -> None:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
         table = markdown(rows, arguments.seeds)
+        table += "\n" + tried(study, chosen, arguments.tried_seeds)
         PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
     if arguments.json:
         inputs = {"seeds": arguments.seeds, "limit": arguments.limit, "sources": study.version}
