@@ -90,6 +90,8 @@ class TestBench:
         dut.mutant_stream.value = self._wiring.streams.index(mutant_stream) if mutant_stream else 0
         dut.valid.value = self._valid = 0
         dut.ready.value = self._ready = 0
+        for index, payload in enumerate(self._payloads):
+            payload.value = self._driven[index] = 0
         dut.rst.value = 1
         for _ in range(RESET_CYCLES):
             await self._falling

@@ -21,9 +21,9 @@ TOP = "bench"
 
 _TIMESCALE = ("1ns", "1ps")
 _VERILATOR_FLAGS = ("-Wno-fatal", "-O3", "--x-assign", "fast", "--noassert")
-# Python takes most of a simulated cycle, so what counts is the time to compile: one file, little
+# Python takes most of a simulated cycle, so what counts is the time to compile: one file, no
 # optimisation, and Verilator's own library, the greater part, only once for all models.
-_MAKE_VARIABLES = ("VM_PARALLEL_BUILDS=0", "OPT_FAST=-O1")
+_MAKE_VARIABLES = ("VM_PARALLEL_BUILDS=0", "OPT_FAST=-O0")
 _LIBRARY = ("verilated.o", "verilated_vpi.o", "verilated_threads.o")
 
 
@@ -156,7 +156,8 @@ def simulate(
             extra_env={"COCOTB_ANSI_OUTPUT": "0", **env},
         )  # fmt: skip
         tests, failures = get_results(results)
-    except RuntimeError as error:
+    except (RuntimeError, SystemExit) as error:
+        # cocotb's runner leaves by SystemExit where a test failed.
         raise BenchError(f"{module} did not run on {simulator.name}:\n{_tail(log)}") from error
     if tests == 0 or failures:
         raise BenchError(f"{module}: {failures} of {tests} tests failed:\n{_tail(log)}")

@@ -27,7 +27,7 @@ from verif.w4a8.bench import BATCH_VARIABLE, RESULT_VARIABLE
 from verif.w4a8.cases import Batch, Case, Expected
 
 
-def harness(spec: W4A8Spec) -> Harness:
+def _harness(spec: W4A8Spec) -> Harness:
     """Return the array in a harness whose flipped bits matter: signs, an address, a result."""
     flipped = {
         # Bit 0 of y_base: any other word could make a job that never ends, or the same job.
@@ -61,9 +61,15 @@ def _bits(y: np.ndarray) -> np.ndarray:
     return y.astype(np.int16).view(np.uint16)
 
 
+def streams(spec: W4A8Spec) -> list[str]:
+    """Return the names of the array's streams."""
+    return _source(spec)[0].streams
+
+
 @cache
 def _source(spec: W4A8Spec) -> tuple[HarnessMap, str]:
-    bench = harness(spec)
+    # Only ever here: Amaranth warns of a harness that is described and not converted.
+    bench = _harness(spec)
     return HarnessMap(**bench.describe()), to_verilog(bench, name=TOP)
 
 
