@@ -70,7 +70,7 @@ def streams(spec: W4A8Spec) -> list[str]:
 def _source(spec: W4A8Spec) -> tuple[HarnessMap, str]:
     # Only ever here: Amaranth warns of a harness that is described and not converted.
     bench = _harness(spec)
-    return HarnessMap(**bench.describe()), to_verilog(bench, name=TOP)
+    return HarnessMap(**bench.describe()), to_verilog(bench, name=TOP, clean=True)
 
 
 def verify(spec: W4A8Spec, cases: Sequence[Case], simulator: Simulator) -> list[Outcome]:
