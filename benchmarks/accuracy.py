@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Variant:
     scales: str
     group_size: int
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    samples: int | None = None
+    """Calibration samples where they are not the network's."""
 
     def label(self) -> str:
         """Return the settings in words."""
@@ -82,6 +84,8 @@ class Network:
         Scales and group size.
     tried : tuple of Variant
         Other settings, for the page's second table.
+    beyond : tuple of Variant
+        Methods beyond QQQ, for the first table.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Network:
     limit: int | None
     formats: tuple[tuple[str, int], ...]
     tried: tuple[Variant, ...] = ()
+    beyond: tuple[Variant, ...] = ()
 
 
 NETWORKS = (
@@ -105,15 +110,15 @@ NETWORKS = (
             Variant("qqq", "group", 16, {"rotation": "none", "act_order": False}),
             Variant("qqq", "group", 16, {"rotation": "none", "damping": 0.1}),
             Variant("qqq", "group", 8, {"rotation": "none"}),
-            Variant("distil", "group", 16),
         ),
+        (Variant("distil", "group", 16, samples=256),),
     ),
     Network("shakespeare-gpt", 64, 218, (("channel", 128), ("group", 128))),
 )
 METHODS = ("rtn", "qqq")
 COLUMNS = (
-    "network", "weights", "bits/weight", "method", "loss (nats)", "change of loss", "KL to float",
-    "top-1", "perplexity",
+    "network", "weights", "bits/weight", "method", "seeds", "loss (nats)", "change of loss",
+    "KL to float", "top-1", "perplexity",
 )  # fmt: skip
 
 
@@ -134,12 +139,9 @@ class Study:
         self.folder = folder
         self.limit = limit
         self.loaded: dict[str, tuple[FloatGraph, Task]] = {}
-        self.batches: dict[tuple[str, int], list[Tensor]] = {}
+        self.batches: dict[tuple[str, int, int], list[Tensor]] = {}
         self.floats: dict[str, Evaluation] = {}
-        digest = hashlib.sha256()
-        for name in SOURCES:
-            digest.update((ROOT / name).read_bytes())
-        self.version = digest.hexdigest()[:16]
+        self.version = _digest(SOURCES)
         folder.mkdir(parents=True, exist_ok=True)
 
     def network(self, name: str) -> tuple[FloatGraph, Task]:
@@ -153,12 +155,12 @@ class Study:
         """Return the number of evaluation samples."""
         return network.limit if self.limit is None else self.limit
 
-    def calibration(self, network: Network, seed: int) -> list[Tensor]:
+    def calibration(self, network: Network, samples: int, seed: int) -> list[Tensor]:
         """Return the calibration batches of a seed, drawn once."""
-        key = network.name, seed
+        key = network.name, samples, seed
         if key not in self.batches:
             task = self.network(network.name)[1]
-            self.batches[key] = calibration_batches(task.calibration(seed, network.samples))
+            self.batches[key] = calibration_batches(task.calibration(seed, samples))
         return self.batches[key]
 
     def float_evaluation(self, network: Network) -> Evaluation:
@@ -178,13 +180,14 @@ class Study:
             seed = 0
         values = {"scales": scales, "group_size": group_size, "seed": seed, **variant.options}
         settings = settings_of(method, values)
+        samples = variant.samples or network.samples
         key = {
             "network": network.name,
             "method": method,
             "settings": asdict(settings),
-            "samples": network.samples,
+            "samples": samples,
             "limit": self.limit_of(network),
-            "version": self.version,
+            "version": self.version if method != "distil" else _digest(("algos/distil.py",)),
         }
         text = json.dumps(key, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
@@ -192,7 +195,8 @@ class Study:
             with np.load(path) as kept:
                 return Run(kept["nll"], kept["kl"], kept["correct"], float(kept["bits"]))
         started = time.perf_counter()
-        packed = method_named(method).load()(graph, self.calibration(network, seed), settings)
+        batches = self.calibration(network, samples, seed)
+        packed = method_named(method).load()(graph, batches, settings)
         compressed = time.perf_counter()
         exact = self.float_evaluation(network)
         got = task.evaluate(packed_logits(packed), self.limit_of(network))
@@ -212,11 +216,19 @@ class Study:
         return run
 
 
+def _digest(names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table: a network in one format, by one method."""
 
     network: str
+    seeds: int
     method: str
     scales: str
     group_size: int
@@ -250,24 +262,29 @@ def by_unit(items: list[NDArray[np.float64]], unit: NDArray[np.int64]) -> NDArra
     )  # fmt: skip
 
 
-def rows_of(study: Study, network: Network, seeds: int) -> list[Row]:
-    """Return the lines of one network, RTN before QQQ in each format."""
+def rows_of(study: Study, network: Network, seeds: int, beyond_seeds: int) -> list[Row]:
+    """Return the lines of one network, RTN first in each format."""
     exact = study.float_evaluation(network)
     unit = units(exact)
     rows: list[Row] = []
     for scales, group_size in network.formats:
-        kls: dict[str, NDArray[np.float64]] = {}
-        for method in METHODS:
-            variant = Variant(method, scales, group_size)
-            runs = [study.run(network, variant, seed) for seed in range(seeds)]
-            kls[method] = by_unit([run.kl for run in runs], unit)
+        rtn: NDArray[np.float64] | None = None
+        variants = [Variant(method, scales, group_size) for method in METHODS]
+        variants += [v for v in network.beyond if (v.scales, v.group_size) == (scales, group_size)]
+        for variant in variants:
+            count = beyond_seeds if variant in network.beyond else seeds
+            if count == 0:
+                continue
+            runs = [study.run(network, variant, seed) for seed in range(count)]
+            kl = by_unit([run.kl for run in runs], unit)
             change = by_unit([run.nll - exact.nll for run in runs], unit)
-            below = paired_bootstrap(kls["rtn"] - kls[method]) if method != "rtn" else None
+            below = None if rtn is None else paired_bootstrap(rtn[:count] - kl)
+            rtn = kl if rtn is None else rtn
             rows.append(
                 Row(
-                    network.name, method, scales, group_size, runs[0].bits,
+                    network.name, count, variant.method, scales, group_size, runs[0].bits,
                     float(np.mean([run.nll.mean() for run in runs])), exact.mean_nll,
-                    paired_bootstrap(change), paired_bootstrap(kls[method]),
+                    paired_bootstrap(change), paired_bootstrap(kl),
                     float(np.mean([run.correct.mean() for run in runs])), exact.accuracy, below,
                 )
             )  # fmt: skip
@@ -284,8 +301,9 @@ def results_of(rows: list[Row]) -> list[dict[str, Any]]:
              "ours": ours, "baseline": base}
         )  # fmt: skip
 
-    for row in (row for row in rows if row.method == "qqq"):
+    for row in (row for row in rows if row.method != "rtn"):
         form = "channel" if row.scales == "channel" else f"group{row.group_size}"
+        form += "" if row.method == "qqq" else f"_{row.method}"
         if row.network == "resnet20" and row.scales == "channel":
             drop = 100 * (row.top1_float - row.top1)
             add("resnet20_channel_drop", drop, "points", "lower", 1.0,
@@ -305,10 +323,10 @@ def results_of(rows: list[Row]) -> list[dict[str, Any]]:
     return results
 
 
-def markdown(rows: list[Row], seeds: int) -> str:
+def markdown(rows: list[Row]) -> str:
     """Return the tables of docs/accuracy.md."""
     lines = [
-        f"Means over {seeds} seeds; brackets: 95 % bootstrap interval over seeds and samples.",
+        "Means over seeds; brackets: 95 % bootstrap interval over seeds and samples.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),
@@ -318,14 +336,15 @@ def markdown(rows: list[Row], seeds: int) -> str:
         if row.network not in seen:
             seen.add(row.network)
             lines.append(
-                f"| {row.network} | float32 | 32 | | {row.loss_float:.4f} | | |"
+                f"| {row.network} | float32 | 32 | | | {row.loss_float:.4f} | | |"
                 f" {100 * row.top1_float:.2f} % | {_perplexity(row.network, row.loss_float)} |"
             )
         change = [100 * v / row.loss_float for v in (
             row.loss_change.mean, row.loss_change.low, row.loss_change.high)]  # fmt: skip
         form = "per channel" if row.scales == "channel" else f"groups of {row.group_size}"
         lines.append(
-            f"| {row.network} | {form} | {row.bits:.2f} | {row.method} | {row.loss:.4f} |"
+            f"| {row.network} | {form} | {row.bits:.2f} | {row.method} | {row.seeds} |"
+            f" {row.loss:.4f} |"
             f" {change[0]:+.2f} % [{change[1]:+.2f}, {change[2]:+.2f}] |"
             f" {row.kl.mean:.4f} [{row.kl.low:.4f}, {row.kl.high:.4f}] |"
             f" {100 * row.top1:.2f} % | {_perplexity(row.network, row.loss)} |"
@@ -388,6 +407,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the comparison with the bars")
     parser.add_argument("--page", action="store_true", help="write the tables of docs/accuracy.md")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="calibration seeds")
+    parser.add_argument("--beyond-seeds", type=int, default=SEEDS, help="seeds of distil")
     parser.add_argument("--tried-seeds", type=int, default=1, help="seeds of other settings")
     parser.add_argument("--limit", type=int, help="evaluation samples of every network")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
@@ -400,12 +420,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     study = Study(arguments.runs, arguments.limit)
     names = arguments.networks.split(",")
+    for name in set(names) - {network.name for network in NETWORKS}:
+        parser.error(f"unknown network {name!r}; known are {', '.join(n.name for n in NETWORKS)}")
     chosen = [network for network in NETWORKS if network.name in names]
-    rows = [row for network in chosen for row in rows_of(study, network, arguments.seeds)]
+    rows = [
+        row
+        for network in chosen
+        for row in rows_of(study, network, arguments.seeds, arguments.beyond_seeds)
+    ]
     if arguments.page:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
-        table = markdown(rows, arguments.seeds)
+        table = markdown(rows)
         table += "\n" + tried(study, chosen, arguments.tried_seeds)
         PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
     if arguments.json:
@@ -420,7 +446,7 @@ def main() -> None:
         }
         print(json.dumps(record, indent=2))
     else:
-        print(markdown(rows, arguments.seeds))
+        print(markdown(rows))
 
 
 if __name__ == "__main__":
