@@ -52,7 +52,7 @@ class DistilSettings(QqqSettings):
 
     # Trained codes move away from the grid's end by themselves; a rotation has nothing to add.
     rotation: qqq.Rotation = "none"
-    steps: int = 300
+    steps: int = 600
     rate: float = 5e-4
     tokens: int = 1024
 
