@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cosil verify` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cosil.cli import cli
+from cosil.packed import int4, raw
+from cosil.packed.file import save
+from cosil.packed.network import Node, PackedNetwork, Value
+from verif.w4a8.specs import SMALL
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["verify", *arguments])
+    return result.exit_code, result.output
+
+
+def _network(path: Path) -> Path:
+    """Save a linear layer of 11 outputs and 20 inputs in front of nothing."""
+    rng = np.random.default_rng(3)
+    weight = int4.encode(rng.integers(-8, 8, (11, 20)), encoding="twos")
+    column = np.uint64(5) | np.uint64(0x9000) << np.uint64(32) | np.uint64(22) << np.uint64(48)
+    epilogue = raw.encode(np.full(11, column, dtype=np.uint64))
+    node = Node(
+        "head", "linear", ("x",), {"mode": "fixed", "relu": True},
+        {"weight": weight, "epilogue": epilogue}, "w4a8",
+    )  # fmt: skip
+    save(PackedNetwork("tiny", (Value("x", "i8", (20,)),), (node,), ("head",)), path)
+    return path
+
+
+@pytest.mark.cosim
+@pytest.mark.xdist_group("bench_1")
+def test_layer_of_a_packed_network(tmp_path: Path) -> None:
+    """A whole layer, cut from a file, equals the reference in RTL, and the JSON says so."""
+    spec = tmp_path / "array.toml"
+    spec.write_text(SMALL["os-channel-fixed"].to_toml(), encoding="utf-8")
+    network = _network(tmp_path / "net.cosil")
+    code, output = _run(
+        "w4a8", "--spec", str(spec), "--network", str(network), "--layer", "head", "--json"
+    )
+    assert code == 0, output
+    said = json.loads(output)
+    assert [said[f"{what}_equal"] for what in ("bits", "cycles", "counts")] == [True] * 3
+    assert (said["cases"], said["layer"], said["n"], said["k"]) == (2, "head", 11, 20)
+    # The array has eight streams without group scales and row scales.
+    assert said["mutants"] == {"caught": 32, "total": 32}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["w4a9"], "error: unknown engine 'w4a9'"),
+        (["w4a8", "--layer", "head"], "error: --network and --layer go together"),
+        (["w4a8", "--rows", "3"], "error: --rows is for a layer"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], message: str) -> None:
+    """Wrong use ends with one line and code 2."""
+    code, output = _run(*arguments)
+    assert code == 2
+    assert output.startswith(message)
+
+
+def test_unknown_layer_lists_the_layers(tmp_path: Path) -> None:
+    """A layer that is not there is refused with those that are."""
+    network = _network(tmp_path / "net.cosil")
+    code, output = _run("w4a8", "--network", str(network), "--layer", "tail")
+    assert code == 2
+    assert output.startswith("error: tiny has no layer 'tail' on the array")
+    assert "layers are head" in output
