@@ -173,12 +173,14 @@ def settings_of(method: str, values: dict[str, Any]) -> Any:
         raise CosilError(str(error)) from error
 
 
-def _typed(name: str, text: str, default: Any) -> Any:
-    kind: Any = type(default)
-    if kind is bool:
+def _typed(name: str, text: str, default: object) -> object:
+    if isinstance(default, bool):
         if text not in ("true", "false"):
             raise CosilError(f"setting {name} must be true or false, not {text!r}")
         return text == "true"
+    if isinstance(default, str):
+        return text
+    kind = int if isinstance(default, int) else float
     try:
         return kind(text)
     except ValueError as error:
