@@ -11,8 +11,10 @@ import html
 import io
 import shlex
 import shutil
+import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +74,9 @@ class Demo:
         self.folder = folder
         self.sections: list[Section] = []
         self._started = time.perf_counter()
+        # Hardware tools take as long as everything else together: they run on the second core.
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._hardware: list[tuple[str, str, Future[str]]] = []
 
     def begin(self, title: str) -> Section:
         """Start a section."""
@@ -97,8 +102,13 @@ class Demo:
             emit_table(columns, rows)
         self.sections[-1].runs.append(("", output.getvalue().rstrip()))
 
+    def start(self, title: str, *arguments: str) -> None:
+        """Start a command of cosil in a process of its own; `hardware` shows what it printed."""
+        line = shlex.join(["cosil", *arguments])
+        self._hardware.append((title, line, self._worker.submit(_output, arguments)))
+
     def compress(self) -> None:
-        """Train the two networks, compress each by each method, and compare."""
+        """Train the two networks, compress them, start the hardware's steps, and compare."""
         self.begin("Train two networks, compress them to 4-bit weights and 8-bit activations")
         rows: list[list[Any]] = []
         for name, options in NETWORKS.items():
@@ -110,6 +120,8 @@ class Demo:
                     [name, method, record["metric"], record["before"], record["after"],
                      record["bits_per_weight"]]
                 )  # fmt: skip
+            if name == VERIFIED[0]:
+                self.start_hardware()
         self.begin("Before and after")
         self.table(("network", "method", "metric", "float", "packed", "bits/weight"), rows)
 
@@ -125,20 +137,28 @@ class Demo:
             )  # fmt: skip
             section.figures = sorted(figures.glob("*.png")) or sorted(figures.glob("*.svg"))
 
-    def verilog(self) -> None:
-        """Generate the array's Verilog."""
-        self.begin("The Verilog of that array")
+    def start_hardware(self) -> None:
+        """Start generating the array's Verilog, and a layer of the packed network in RTL."""
         spec = self.folder / "w4a8-16x16.toml"
         spec.write_text(W4A8Spec(epilogue="fixed").to_toml(), encoding="utf-8")
-        self.run("verilog", str(spec), "-o", str(self.folder / "verilog"), "--no-cells")
-
-    def verify(self) -> None:
-        """Run a layer of the packed network in RTL."""
-        name, layer = VERIFIED
-        self.begin(f"Layer {layer} of {name}: RTL, simulator and reference")
-        self.run(
-            "verify", "w4a8", "--network", str(self.packed(name, "qqq")), "--layer", layer
+        self.start(
+            "The Verilog of that array",
+            "verilog", str(spec), "-o", str(self.folder / "verilog"), "--no-cells",
         )  # fmt: skip
+        name, layer = VERIFIED
+        self.start(
+            f"Layer {layer} of {name}: RTL, simulator and reference",
+            "verify", "w4a8", "--network", str(self.packed(name, "qqq")), "--layer", layer,
+        )  # fmt: skip
+
+    def hardware(self) -> None:
+        """Show what the hardware's steps printed, waiting for them."""
+        for title, line, output in self._hardware:
+            section = self.begin(title)
+            click.echo(f"$ {line}")
+            printed = output.result()
+            click.echo(printed)
+            section.runs.append((line, printed))
 
     def packed(self, name: str, method: str) -> Path:
         """Return the packed file of a network."""
@@ -150,6 +170,18 @@ class Demo:
         body = "\n".join(_section(section) for section in self.sections)
         path.write_text(_PAGE.replace("BODY", body), encoding="utf-8")
         return path
+
+
+def _output(arguments: tuple[str, ...]) -> str:
+    """Return what a command of cosil prints; a failure ends the demo with its message."""
+    program = "import sys; from cosil.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip()
+        raise CosilError(f"cosil {arguments[0]} failed: {said}", "run the command by itself")
+    return done.stdout.rstrip()
 
 
 def _section(section: Section) -> str:
@@ -197,8 +229,7 @@ def demo(folder: Path) -> None:
     show = Demo(folder)
     show.compress()
     show.simulate()
-    show.verilog()
-    show.verify()
+    show.hardware()
     page = show.write_page()
     click.echo(f"\nwrote {page}")
 
