@@ -18,6 +18,7 @@ from torch import Tensor
 
 from algos.lib.float_ops import KVCache
 from algos.reference.w4a8 import EXACT_FLOAT32, rne_shift, tensor_of, to_half
+from cosil.lowering.tables import position_rows
 from cosil.packed.network import Node
 
 LOG2_E = 1.4426950408889634
@@ -294,12 +295,7 @@ def _words(node: Node, name: str) -> Tensor:
 def _positions(node: Node, table: Tensor, length: int, cache: KVCache | None) -> Tensor:
     """Return the rows of a table that this run's positions use."""
     start = 0 if cache is None else cache.length
-    if start + length > table.shape[0]:
-        raise ValueError(
-            f"{node.name}: position {start + length - 1} is past the table of {table.shape[0]} "
-            "positions"
-        )
-    return table[start : start + length]
+    return table[position_rows(node.name, table.shape[0], start, length)]
 
 
 def _quantize(node: Node, x: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:

@@ -223,11 +223,11 @@ def conv_geometry(node: Node) -> dict[str, Any]:
     """Return kernel, stride, padding, dilation and groups of a conv2d node as keyword arguments."""
     attrs = node.attrs
     geometry: dict[str, Any] = {
-        "kernel": _pair(attrs["kernel"]),
+        "kernel": pair(attrs["kernel"]),
         "groups": int(attrs.get("groups", 1)),
     }
     for key, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        geometry[key] = _pair(attrs.get(key, (default, default)))
+        geometry[key] = pair(attrs.get(key, (default, default)))
     return geometry
 
 
@@ -437,6 +437,7 @@ def _check_array(
         raise ValueError(f"gemm: {name} must have the shape {shape}, not {array.shape}")
 
 
-def _pair(value: Any) -> Pair:
+def pair(value: Any) -> Pair:
+    """Return an attribute of two integers (kernel, stride, padding, dilation)."""
     first, second = value
     return int(first), int(second)

@@ -62,3 +62,27 @@ def _knots() -> list[float]:
 def _activation_table(values: list[float]) -> NDArray[np.int16]:
     codes = np.rint(np.array(values, dtype=np.float64) * 4096.0)
     return np.clip(codes, -32768, 32767).astype(np.int16)
+
+
+def position_rows(name: str, rows: int, start: int, length: int) -> slice:
+    """Return the rows of a table of positions that a run uses.
+
+    Parameters
+    ----------
+    name : str
+        Node that owns the table, for the message.
+    rows : int
+        Rows of the table.
+    start, length : int
+        First position (the cache's length) and number of positions.
+
+    Raises
+    ------
+    ValueError
+        If the run goes past the table.
+    """
+    if start + length > rows:
+        raise ValueError(
+            f"{name}: position {start + length - 1} is past the table of {rows} positions"
+        )
+    return slice(start, start + length)

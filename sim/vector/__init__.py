@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosil.lowering.gemm import pair
+from cosil.lowering.tables import position_rows
 from cosil.packed.network import Node
 from sim.vector import half, integer
 from sim.vector.attention import KVCache, attend, rotate
@@ -56,20 +58,10 @@ def apply(node: Node, *inputs: Array, cache: KVCache | None = None) -> Array:
     return _HANDLERS[node.op](node, inputs, cache)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
-
-
 def _rows(node: Node, table: Array, length: int, cache: KVCache | None) -> Array:
     """Return the rows of a table that this run's positions use."""
     start = 0 if cache is None else cache.length
-    if start + length > table.shape[0]:
-        raise ValueError(
-            f"{node.name}: position {start + length - 1} is past the table of {table.shape[0]} "
-            "positions"
-        )
-    return table[start : start + length]
+    return table[position_rows(node.name, table.shape[0], start, length)]
 
 
 def _quantize(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array:
@@ -140,9 +132,9 @@ def _split(x: Array, heads: int, dim: int) -> Array:
 def _pool(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array:
     at = node.attrs
     window = (
-        _pair(at["kernel"]),
-        _pair(at.get("stride", (1, 1))),
-        _pair(at.get("padding", (0, 0))),
+        pair(at["kernel"]),
+        pair(at.get("stride", (1, 1))),
+        pair(at.get("padding", (0, 0))),
     )
     if node.op == "maxpool":
         return integer.maxpool(x[0], *window)
