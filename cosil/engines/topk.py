@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
+
+from cosil.engines.common import (
+    ceil_div,
+    check_bools,
+    check_choice,
+    check_integers,
+    check_power_of_two,
+    check_range,
+    from_dict,
+    pow2_at_least,
+    to_toml,
+)
 
 LOAD_LATENCY = {"radix": 3, "quick_select": 1}
 """Cycles from the transfer of a job's last row until its load is complete (section 4.1)."""
@@ -22,10 +34,6 @@ PASS_LATENCY = {"radix": 4, "quick_select": 3}
 
 FILTER_LATENCY = 6
 """Cycles from the issue of a row to its items at the output register (section 4.4)."""
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +73,27 @@ class TopkSpec:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.architecture not in LOAD_LATENCY:
-            raise ValueError(
-                f"topk: architecture must be one of {', '.join(map(repr, LOAD_LATENCY))}, "
-                f"not {self.architecture!r}"
-            )
-        for name in ("signed", "largest"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"topk: {name} must be a bool, not {value!r}")
-        for name in _INTEGERS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"topk: {name} must be an int, not {value!r}")
-        _power_of_two("lanes", self.lanes, 1, 64)
-        _in_range("key_bits", self.key_bits, 1, 32)
-        _in_range("max_n", self.max_n, self.lanes, 65536)
-        _in_range("digit_bits", self.digit_bits, 1, 8)
-        _in_range("buffers", self.buffers, 1, 3)
-        _in_range("seed", self.seed, 1, (1 << 32) - 1)
+        check_choice("topk", self, "architecture", LOAD_LATENCY)
+        check_bools("topk", self, ("signed", "largest"))
+        check_integers("topk", self, _INTEGERS)
+        check_power_of_two("topk", "lanes", self.lanes, 1, 64)
+        check_range("topk", "key_bits", self.key_bits, 1, 32)
+        check_range("topk", "max_n", self.max_n, self.lanes, 65536)
+        check_range("topk", "digit_bits", self.digit_bits, 1, 8)
+        check_range("topk", "buffers", self.buffers, 1, 3)
+        check_range("topk", "seed", self.seed, 1, (1 << 32) - 1)
 
     # -- derived quantities ------------------------------------------------------------------
 
     @property
     def rows(self) -> int:
         """B, rows of the largest job."""
-        return _ceil_div(self.max_n, self.lanes)
+        return ceil_div(self.max_n, self.lanes)
 
     @property
     def memory_depth(self) -> int:
         """Words of a bank, of the survivor memory, and of each FIFO: a power of two, at least B."""
-        return 1 << (self.rows - 1).bit_length()
+        return pow2_at_least(self.rows)
 
     @property
     def index_bits(self) -> int:
@@ -110,7 +108,7 @@ class TopkSpec:
     @property
     def digits(self) -> int:
         """D, digits of a key."""
-        return _ceil_div(self.key_bits, self.digit_bits)
+        return ceil_div(self.key_bits, self.digit_bits)
 
     @property
     def digit_widths(self) -> tuple[int, ...]:
@@ -146,7 +144,7 @@ class TopkSpec:
         """
         longer = PASS_LATENCY[self.architecture]
         load = LOAD_LATENCY[self.architecture]
-        return load + 1 + sum(_ceil_div(keys, self.lanes) + longer for keys in passes)
+        return load + 1 + sum(ceil_div(keys, self.lanes) + longer for keys in passes)
 
     def select_bound(self, n: int) -> int:
         """Return the most cycles that `select_cycles` can be for n keys, whatever they are.
@@ -183,7 +181,7 @@ class TopkSpec:
         ValueError
             If no job has that shape.
         """
-        row_transfers = _ceil_div(n, self.lanes)
+        row_transfers = ceil_div(n, self.lanes)
         # The job's transfer is cycle 0, so that the last row's is cycle `row_transfers`.
         decided = row_transfers + self.select_cycles(passes)
         return decided + self._filter_cycles(n, k, last_row, last_row_items)
@@ -201,7 +199,7 @@ class TopkSpec:
         The slowest stage's period, or, with fewer than three banks, a job's residence in its bank
         over the number of banks. Parameters and errors are those of `latency`.
         """
-        load = _ceil_div(n, self.lanes) + LOAD_LATENCY[self.architecture] + 1
+        load = ceil_div(n, self.lanes) + LOAD_LATENCY[self.architecture] + 1
         select = self.select_cycles(passes) - LOAD_LATENCY[self.architecture] + 1
         filter_ = self._filter_cycles(n, k, last_row, last_row_items)
         residence = self.latency(n, k, passes, last_row, last_row_items)
@@ -216,7 +214,7 @@ class TopkSpec:
         kept = min(k, n)
         if kept == 0:
             return FILTER_LATENCY + 2
-        row = _ceil_div(n, self.lanes) - 1 if last_row is None else last_row
+        row = ceil_div(n, self.lanes) - 1 if last_row is None else last_row
         possible = min(kept, n - row * self.lanes, self.lanes)
         items = possible if last_row_items is None else last_row_items
         if not (0 <= row and 1 <= items <= possible):
@@ -238,21 +236,12 @@ class TopkSpec:
 
     def to_toml(self) -> str:
         """Return the spec as TOML, with `engine = "topk"` first."""
-        lines = ['engine = "topk"']
-        for name, value in asdict(self).items():
-            text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
-            lines.append(f"{name} = {text}")
-        return "\n".join(lines) + "\n"
+        return to_toml("topk", self)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> TopkSpec:
         """Build a spec from a TOML table; an unknown key names the known ones."""
-        table = {key: value for key, value in table.items() if key != "engine"}
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                raise ValueError(f"topk: unknown parameter {key!r}; known are {', '.join(known)}")
-        return cls(**table)
+        return from_dict("topk", cls, table)
 
     @classmethod
     def from_toml(cls, path: Path | str) -> TopkSpec:
@@ -261,22 +250,3 @@ class TopkSpec:
 
 
 _INTEGERS = ("lanes", "key_bits", "max_n", "digit_bits", "buffers", "seed")
-
-
-def _in_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        nearest = min(max(value, low), high)
-        raise ValueError(
-            f"topk: {name} must be in {low}..{high}, not {value!r}; "
-            f"the nearest legal value is {nearest}"
-        )
-
-
-def _power_of_two(name: str, value: int, low: int, high: int) -> None:
-    if value < 1 or value & (value - 1) or not low <= value <= high:
-        legal = [1 << i for i in range(low.bit_length() - 1, high.bit_length())]
-        nearest = min(legal, key=lambda v: (abs(v - value), v))
-        raise ValueError(
-            f"topk: {name} must be a power of two in {low}..{high}, not {value!r}; "
-            f"the nearest legal value is {nearest}"
-        )

@@ -8,20 +8,24 @@ below refer to it.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cosil.engines.common import (
+    ceil_div,
+    check_bools,
+    check_choice,
+    check_integers,
+    check_power_of_two,
+    check_range,
+    from_dict,
+    pow2_at_least,
+    to_toml,
+)
+
 EPILOGUE_LATENCY = {"fp16": 14, "fixed": 7}
 """Cycles from the issue of a drain step to its result at the output register (section 5.4)."""
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _pow2_at_least(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +71,21 @@ class W4A8Spec:
 
     def __post_init__(self) -> None:
         for name, legal in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in legal:
-                raise ValueError(
-                    f"w4a8: {name} must be one of {', '.join(map(repr, legal))}, not {value!r}"
-                )
+            check_choice("w4a8", self, name, legal)
         if self.weight_encoding == "":
             object.__setattr__(
                 self, "weight_encoding", "twos" if self.scales == "channel" else "offset"
             )
-        for name in _INTEGERS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"w4a8: {name} must be an int, not {value!r}")
-        if not isinstance(self.double_buffer, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"w4a8: double_buffer must be a bool, not {self.double_buffer!r}")
-        _in_range("array_rows", self.array_rows, 1, 64)
-        _in_range("array_cols", self.array_cols, 1, 64)
+        check_integers("w4a8", self, _INTEGERS)
+        check_bools("w4a8", self, ("double_buffer",))
+        check_range("w4a8", "array_rows", self.array_rows, 1, 64)
+        check_range("w4a8", "array_cols", self.array_cols, 1, 64)
         if self.epilogue_lanes == 0:
             object.__setattr__(self, "epilogue_lanes", self.array_cols)
-        _in_range("epilogue_lanes", self.epilogue_lanes, 1, self.array_cols)
-        _in_range("max_k", self.max_k, 1, 65536)
-        _power_of_two("acc_rows", self.acc_rows, 16, 8192)
-        _power_of_two("prefetch_chunks", self.prefetch_chunks, 2, 64)
+        check_range("w4a8", "epilogue_lanes", self.epilogue_lanes, 1, self.array_cols)
+        check_range("w4a8", "max_k", self.max_k, 1, 65536)
+        check_power_of_two("w4a8", "acc_rows", self.acc_rows, 16, 8192)
+        check_power_of_two("w4a8", "prefetch_chunks", self.prefetch_chunks, 2, 64)
         if self.dataflow == "ws" and self.array_rows not in _WS_ROWS:
             nearest = min(_WS_ROWS, key=lambda rows: (abs(rows - self.array_rows), rows))
             raise ValueError(
@@ -102,7 +98,7 @@ class W4A8Spec:
     @property
     def pairs(self) -> int:
         """Column pairs P; the two columns of a pair share an activation register."""
-        return _ceil_div(self.array_cols, 2)
+        return ceil_div(self.array_cols, 2)
 
     @property
     def requant_stages(self) -> int:
@@ -114,7 +110,7 @@ class W4A8Spec:
         """Codes of one row in a fetched chunk (os: T; ws: R)."""
         if self.dataflow == "ws":
             return self.array_rows
-        return 8 * _ceil_div(2 * max(self.array_rows, self.array_cols), 8)
+        return 8 * ceil_div(2 * max(self.array_rows, self.array_cols), 8)
 
     @property
     def product_max(self) -> int:
@@ -132,7 +128,7 @@ class W4A8Spec:
     def period_min(self) -> int:
         """Least number of cycles from a tile's (os) or pass's (ws) first wave to the next one's."""
         if self.dataflow == "os":
-            steps = _ceil_div(self.array_cols, self.epilogue_lanes)
+            steps = ceil_div(self.array_cols, self.epilogue_lanes)
             return max(self.array_rows, self.array_cols, self.array_rows * steps)
         return max(self.array_rows + self.requant_stages, self.array_cols, 3)
 
@@ -155,8 +151,8 @@ class W4A8Spec:
             return self.acc_rows * (2 if self.double_buffer else 1)
         if not self.double_buffer:
             return self.array_rows
-        overlap = 3 + _ceil_div(self.drain_latency, self.period_min)
-        return _pow2_at_least(self.array_rows * overlap)
+        overlap = 3 + ceil_div(self.drain_latency, self.period_min)
+        return pow2_at_least(self.array_rows * overlap)
 
     @property
     def a_beat_bytes(self) -> int:
@@ -207,18 +203,18 @@ class W4A8Spec:
     def _os_launches(self, m: int, n: int, k: int) -> tuple[int, int]:
         """Return the cycle of the last wave, less the memory latency, and the last tile's steps."""
         rows, cols = self.array_rows, self.array_cols
-        row_tiles, col_tiles = _ceil_div(m, rows), _ceil_div(n, cols)
+        row_tiles, col_tiles = ceil_div(m, rows), ceil_div(n, cols)
         first_chunk = max(min(rows, m), min(cols, n))
         tiles_before = row_tiles * col_tiles - 1
         last_launch = first_chunk + 1 + tiles_before * max(k, self.period_min) + k - 1
         last_rows, last_cols = m - (row_tiles - 1) * rows, n - (col_tiles - 1) * cols
-        return last_launch, last_rows * _ceil_div(last_cols, self.epilogue_lanes)
+        return last_launch, last_rows * ceil_div(last_cols, self.epilogue_lanes)
 
     def _ws_launches(self, m: int, n: int, k: int) -> int:
         """Return the cycle of the last wave, less the memory latency."""
         rows, cols, period = self.array_rows, self.array_cols, self.period_min
-        chunks = _ceil_div(m, self.acc_rows)
-        passes = _ceil_div(n, cols) * _ceil_div(k, rows)  # of a chunk of rows
+        chunks = ceil_div(m, self.acc_rows)
+        passes = ceil_div(n, cols) * ceil_div(k, rows)  # of a chunk of rows
         full_rows, last_rows = min(self.acc_rows, m), m - (chunks - 1) * self.acc_rows
         first_wave = min(cols, n) + 1 + rows + self.requant_stages
         last_pass = (chunks - 1) * passes * max(full_rows, period)
@@ -257,21 +253,12 @@ class W4A8Spec:
 
     def to_toml(self) -> str:
         """Return the spec as TOML, with `engine = "w4a8"` first."""
-        lines = ['engine = "w4a8"']
-        for name, value in asdict(self).items():
-            text = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
-            lines.append(f"{name} = {text}")
-        return "\n".join(lines) + "\n"
+        return to_toml("w4a8", self)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> W4A8Spec:
         """Build a spec from a TOML table; an unknown key names the known ones."""
-        table = {key: value for key, value in table.items() if key != "engine"}
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                raise ValueError(f"w4a8: unknown parameter {key!r}; known are {', '.join(known)}")
-        return cls(**table)
+        return from_dict("w4a8", cls, table)
 
     @classmethod
     def from_toml(cls, path: Path | str) -> W4A8Spec:
@@ -289,22 +276,3 @@ _INTEGERS = (
     "array_rows", "array_cols", "epilogue_lanes", "max_k", "acc_rows", "prefetch_chunks",
 )  # fmt: skip
 _WS_ROWS = (1, 2, 4, *range(8, 65, 8))
-
-
-def _in_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        nearest = min(max(value, low), high)
-        raise ValueError(
-            f"w4a8: {name} must be in {low}..{high}, not {value!r}; "
-            f"the nearest legal value is {nearest}"
-        )
-
-
-def _power_of_two(name: str, value: int, low: int, high: int) -> None:
-    if value & (value - 1) or not low <= value <= high:
-        legal = [1 << i for i in range(low.bit_length() - 1, high.bit_length())]
-        nearest = min(legal, key=lambda v: (abs(v - value), v))
-        raise ValueError(
-            f"w4a8: {name} must be a power of two in {low}..{high}, not {value!r}; "
-            f"the nearest legal value is {nearest}"
-        )
