@@ -16,12 +16,10 @@ Without Numba's reference counts (`_nrt`): a kernel allocates nothing, and count
 every array of a state tuple in every call costs more than the work itself.
 """
 
-inner: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 """Decorator of a function that only kernels call.
 
-It is compiled into its callers and cached with them; a wrapper that turns Python objects into state
-tuples would take longer to compile than the function.
+It is compiled into its callers and cached with them, always inlined: a call would copy every field
+of the state tuples, hundreds of words, and hide from the optimiser what the caller knows. A wrapper
+that turns Python objects into state tuples would take longer to compile than the function.
 """
-
-inlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
-"""`inner` for short functions in inner loops: a call would copy every field of the state tuples."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.lib.kernel import entry, inlined, inner
+from sim.lib.kernel import entry, inner
 from sim.lib.stalls import Stalls
 from sim.w4a8.events import Record, note
 from sim.w4a8.fetch import cols_valid, rows_valid
@@ -295,7 +295,7 @@ def _drain_ws_tile(
     _release(times, E, times.scalars[LAST_STEP])
 
 
-@inlined
+@inner
 def _wait(causes: NDArray[np.int64], t: int, until: int, cause: int) -> int:
     """Charge the cycles from t up to `until` to a cause; return the later of both."""
     if until <= t:
@@ -304,7 +304,7 @@ def _wait(causes: NDArray[np.int64], t: int, until: int, cause: int) -> int:
     return until
 
 
-@inlined
+@inner
 def _unstalled(stalls: Stalls, pattern: int, t: int) -> int:
     """Return the first cycle from t on in which a pattern is free."""
     length = stalls.length[pattern]
@@ -313,7 +313,7 @@ def _unstalled(stalls: Stalls, pattern: int, t: int) -> int:
     return t + int(stalls.wait[stalls.start[pattern] + t % length])
 
 
-@inlined
+@inner
 def _fetch(plan: Plan, stalls: Stalls, times: Times, stream: int, beats: int) -> int:
     """Ask for the stream's next unit; return the cycle from which it is usable."""
     unit = times.fetched[stream]
@@ -337,7 +337,7 @@ def _fetch(plan: Plan, stalls: Stalls, times: Times, stream: int, beats: int) ->
     return response + 1
 
 
-@inlined
+@inner
 def _release(times: Times, stream: int, t: int) -> None:
     """Give back the stream's oldest unit in cycle t."""
     unit = times.consumed[stream]
