@@ -47,7 +47,7 @@ class TopkSpec:
     lanes : int
         P, keys of a row, a power of two in 1..64.
     key_bits : int
-        w, 1..32.
+        w, 1..48.
     signed : bool
         Keys are two's complement.
     largest : bool
@@ -77,7 +77,7 @@ class TopkSpec:
         check_bools("topk", self, ("signed", "largest"))
         check_integers("topk", self, _INTEGERS)
         check_power_of_two("topk", "lanes", self.lanes, 1, 64)
-        check_range("topk", "key_bits", self.key_bits, 1, 32)
+        check_range("topk", "key_bits", self.key_bits, 1, 48)
         check_range("topk", "max_n", self.max_n, self.lanes, 65536)
         check_range("topk", "digit_bits", self.digit_bits, 1, 8)
         check_range("topk", "buffers", self.buffers, 1, 3)
