@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from verif.lib.archive import load, save
 from verif.lib.build import build_once
+from verif.lib.cases import Case, break_each
+from verif.lib.events import split
 from verif.lib.memory import Memory
+from verif.lib.mutants import Mutant
 from verif.lib.scoreboard import Scoreboard, Verdict
 from verif.lib.streams import StreamDriver, StreamMonitor
 
@@ -136,3 +143,42 @@ def test_build_once_builds_once_and_again_after_a_failure(tmp_path: Path) -> Non
         build_once(folder, fail)
     assert build_once(folder, build) == build_once(folder, build) == folder
     assert calls == [1]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    words: np.ndarray
+    kind: Mutant
+
+
+def test_archive_returns_what_was_saved(tmp_path: Path) -> None:
+    """Values, arrays with their dtype and shape, dataclasses and enums survive any nesting."""
+    empty, words = np.zeros((0, 3), np.int8), np.array([[1, 2**63]], np.uint64)
+    tree: dict[str, Any] = {
+        "leaves": [_Leaf(words, Mutant.DROPPED_BEAT), (empty, None, 1.5, "ä", True)],
+        "nothing": {},
+    }
+    save(tmp_path / "a.npz", tree)
+    back = load(tmp_path / "a.npz")
+    leaf, mixed = back.pop("leaves")
+    assert back == {"nothing": {}}
+    assert (leaf["kind"], mixed[1:]) == (3, [None, 1.5, "ä", True])
+    for expected, actual in ((words, leaf["words"]), (empty, mixed[0])):
+        assert (expected.dtype, expected.tolist()) == (actual.dtype, actual.tolist())
+    with pytest.raises(ValueError, match=r"^archive: 'array' may not be the only key of a mapping"):
+        save(tmp_path / "b.npz", {"array": 1})
+
+
+def test_each_mutant_is_on_each_stream_once() -> None:
+    """A bench that forgets a stream or a mutant would not notice that it is blind there."""
+    cases = break_each(["i_x", "o_y"], lambda number, stream: Case(stream, [number]))
+    assert [case.jobs for case in cases] == [[number] for number in range(8)]
+    broken = {(case.mutant, case.mutant_stream) for case in cases}
+    assert broken == {(m, s) for m in list(Mutant)[1:] for s in ("i_x", "o_y")}
+    assert len({case.name for case in cases}) == 8
+    assert replace(cases[0], mutant=Mutant.NONE).mutant_stream == "i_x"
+
+
+def test_events_are_split_by_offset_and_width() -> None:
+    """Each field of a packed value is its own bits."""
+    assert split(0b1_0110_1, {"a": [0, 1], "b": [1, 4], "c": [5, 1]}) == {"a": 1, "b": 6, "c": 1}

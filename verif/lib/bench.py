@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
+from verif.lib.archive import load
+from verif.lib.scoreboard import Verdict
 from verif.lib.streams import StreamDriver, StreamMonitor
+
+BATCH_VARIABLE = "COSIL_BENCH_BATCH"
+RESULT_VARIABLE = "COSIL_BENCH_RESULTS"
 
 RESET_CYCLES = 2
 
@@ -109,6 +118,26 @@ class TestBench:
             raise AssertionError(f"the device shows undefined values: {bits}")
         return int(bits, 2)
 
+    async def begin(self, mutant_kind: int, mutant_stream: str | None) -> None:
+        """Forget the last case, reset, and break the device as the mutant says."""
+        for stream in (*self.drivers.values(), *self.monitors.values()):
+            stream.discard()
+        await self.reset(mutant_kind, mutant_stream)
+
+    async def watch(self, cycle: int, count: int, verdict: Verdict) -> None:
+        """Fail if anything is transferred in the `count` cycles from `cycle` on, or a rule broke.
+
+        A bench passes by what it sees until its last result; this is for what follows.
+        """
+        before = {name: monitor.transfers for name, monitor in self.monitors.items()}
+        for number in range(cycle, cycle + count):
+            await self.step(number)
+        for name, monitor in self.monitors.items():
+            if monitor.transfers != before[name]:
+                verdict.fail("counts_equal", f"{name}: a transfer after the last result")
+            for violation in monitor.violations:
+                verdict.fail("protocol_kept", violation)
+
     async def step(self, cycle: int) -> int:
         """Drive a cycle, tell drivers and monitors what it showed, and return what was observed."""
         valid = ready = 0
@@ -141,3 +170,40 @@ class TestBench:
             monitor.sample(cycle, bool(status >> valid_bit & 1), status >> offset & mask)
         offset, mask = self._observed
         return status >> offset & mask
+
+
+class EngineBench(Protocol):
+    """A `TestBench` that knows its engine."""
+
+    def start_clock(self) -> None:
+        """Start the clock, once per test."""
+        ...
+
+    async def run_case(self, case: Any, expected: Any) -> tuple[Verdict, list[int]]:
+        """Return the verdict on a case and the cycles of each of its jobs.
+
+        Both arguments are as `verif.lib.archive.load` returns them.
+        """
+        ...
+
+
+async def run_batch(dut: Any, bench: Callable[[Any, Any, HarnessMap], EngineBench]) -> None:
+    """Run every case of the batch and write the verdicts.
+
+    Judging them is the caller's part, since a case with broken hardware has to fail.
+
+    Parameters
+    ----------
+    dut : cocotb handle
+        Top module.
+    bench : callable
+        Makes the bench from dut, spec (a dict) and wiring.
+    """
+    batch = load(Path(os.environ[BATCH_VARIABLE]))
+    runner = bench(dut, batch["spec"], HarnessMap(**batch["wiring"]))
+    runner.start_clock()
+    results: list[dict[str, Any]] = []
+    for case, expected in zip(batch["cases"], batch["expected"], strict=True):
+        verdict, cycles = await runner.run_case(case, expected)
+        results.append({"name": case["name"], "cycles": cycles, **asdict(verdict)})
+    Path(os.environ[RESULT_VARIABLE]).write_text(json.dumps(results), encoding="utf-8")

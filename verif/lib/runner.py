@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cocotb_tools import config
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import Icarus, Runner, Verilator
 
@@ -98,7 +99,7 @@ def build(verilog: str, simulator: Simulator) -> Path:
     Returns
     -------
     Path
-        Folder of the model; its name is a hash of the Verilog, the tool and its flags.
+        Folder of the model; its name is a hash of the Verilog, the tools and their flags.
 
     Raises
     ------
@@ -122,7 +123,9 @@ def build(verilog: str, simulator: Simulator) -> Path:
             for leftover in (*folder.glob("*.gch"), *folder.glob("*.o"), *folder.glob("*.a")):
                 leftover.unlink()
 
-    key = (verilog, simulator.version, *flags, *_MAKE_VARIABLES, *_TIMESCALE)
+    # A model finds cocotb's library where it lay when the model was linked.
+    library = str(config.libs_dir)
+    key = (verilog, simulator.version, library, *flags, *_MAKE_VARIABLES, *_TIMESCALE)
     return build_once(build_dir(f"bench-{simulator.name}", *key), compile_model)
 
 

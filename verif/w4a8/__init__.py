@@ -6,18 +6,18 @@ This module is imported inside the simulator too, so it loads neither torch nor 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from verif.lib.report import Outcome, Report
+from verif.w4a8.specs import SMALL
 
 if TYPE_CHECKING:
     from cosil.engines.w4a8 import W4A8Spec
+    from verif.lib.report import Outcome, Report
     from verif.lib.toolchain import Simulator
     from verif.w4a8.cases import Case
 
-__all__ = ["run"]
+__all__ = ["SMALL", "run"]
 
 
 def run(
@@ -48,18 +48,15 @@ def run(
     BenchError
         If a model does not build or its simulation does not run to its end.
     """
+    from verif.lib.check import report
     from verif.w4a8.check import streams, verify
     from verif.w4a8.generate import mutant_cases, random_case
-    from verif.w4a8.specs import SMALL
 
-    start = time.perf_counter()
-    outcomes: list[Outcome] = []
-    for array in [spec] if spec else SMALL.values():
+    def check(array: W4A8Spec) -> list[Outcome]:
         if isinstance(cases, int):
             chosen = [random_case(array, number) for number in range(seed, seed + cases)]
         else:
             chosen = list(cases)
-        broken = mutant_cases(array, streams(array))
-        outcomes += verify(array, [*chosen, *broken], simulator)
-        done()
-    return Report("w4a8", simulator.name, outcomes, time.perf_counter() - start)
+        return verify(array, [*chosen, *mutant_cases(array, streams(array))], simulator)
+
+    return report("w4a8", simulator, [spec] if spec else SMALL.values(), check, done)

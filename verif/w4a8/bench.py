@@ -1,31 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cocotb tests of the W4A8 array, run by `verif.w4a8.check` with a batch of cases.
-
-Every case gives one verdict in the result file; judging them is the caller's part, since a case
-with broken hardware has to fail.
-"""
+"""cocotb tests of the W4A8 array, run by `verif.w4a8.check` with a batch of cases."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import cocotb
 
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
-from verif.lib.bench import HarnessMap, TestBench
+from verif.lib.bench import HarnessMap, TestBench, run_batch
+from verif.lib.cases import stall_list
 from verif.lib.memory import Memory
 from verif.lib.scoreboard import Scoreboard, Verdict
-from verif.w4a8.cases import Batch, Case, Expected
+from verif.w4a8.cases import Case, Expected
 from verif.w4a8.counts import action_counts
-
-BATCH_VARIABLE = "COSIL_BENCH_BATCH"
-RESULT_VARIABLE = "COSIL_BENCH_RESULTS"
 
 OBSERVED_CYCLES = 40
 """Cycles watched for surplus output after the last result, more than the epilogue is deep."""
@@ -34,7 +24,8 @@ OBSERVED_CYCLES = 40
 class W4A8Bench(TestBench):
     """The array with its five memories, a job driver and a scoreboard."""
 
-    def __init__(self, dut: Any, spec: W4A8Spec, wiring: HarnessMap) -> None:
+    def __init__(self, dut: Any, parameters: dict[str, Any], wiring: HarnessMap) -> None:
+        spec = W4A8Spec.from_dict(parameters)
         lanes, self._lanes = spec.array_cols, spec.epilogue_lanes
         column = spec.e_bits // 8
         # Bytes of an address step, bytes of a beat.
@@ -60,26 +51,22 @@ class W4A8Bench(TestBench):
             if keep >> lane & 1:
                 self._scoreboard.take(cycle, address + lane, payload >> (32 + 16 * lane) & 0xFFFF)
 
-    async def run_case(self, case: Case, expected: list[Expected]) -> tuple[Verdict, list[int]]:
+    async def run_case(
+        self, case: dict[str, Any], expected: list[dict[str, Any]]
+    ) -> tuple[Verdict, list[int]]:
         """Run the jobs of a case and return the verdict and the cycles of each job."""
+        return await self._run(Case.from_tree(case), [Expected(**want) for want in expected])
+
+    async def _run(self, case: Case, expected: list[Expected]) -> tuple[Verdict, list[int]]:
         verdict = Verdict()
-        for stream in (*self.drivers.values(), *self.monitors.values()):
-            stream.discard()
-        await self.reset(int(case.mutant), case.mutant_stream)
+        await self.begin(int(case.mutant), case.mutant_stream)
         cycles: list[int] = []
         for (job, operands), want in zip(case.jobs, expected, strict=True):
             cycles.append(await self._run_job(case, job, operands, want, verdict))
             if not verdict.passed:
                 break
         # Nothing may follow the last result: no further beat, no further request.
-        before = {name: monitor.transfers for name, monitor in self.monitors.items()}
-        for cycle in range(cycles[-1], cycles[-1] + OBSERVED_CYCLES):
-            await self.step(cycle)
-        for name, monitor in self.monitors.items():
-            if monitor.transfers != before[name]:
-                verdict.fail("counts_equal", f"{name}: a transfer after the last result")
-            for violation in monitor.violations:
-                verdict.fail("protocol_kept", violation)
+        await self.watch(cycles[-1], OBSERVED_CYCLES, verdict)
         return verdict, cycles
 
     async def _run_job(
@@ -90,9 +77,9 @@ class W4A8Bench(TestBench):
         for name, memory in self._memory.items():
             memory.load(images[name], case.latency)
         for name, driver in self.drivers.items():
-            driver.start(_pattern(case, name[2:] if name != "i_job" else ""))
+            driver.start(stall_list(case, name[2:] if name != "i_job" else ""))
         for name, monitor in self.monitors.items():
-            monitor.start(_pattern(case, "y" if name == "o_y" else f"{name[2:]}_req"))
+            monitor.start(stall_list(case, "y" if name == "o_y" else f"{name[2:]}_req"))
         self._scoreboard = Scoreboard(_results(job, want), verdict)
         self.drivers["i_job"].send(int.from_bytes(job.words().tobytes(), "little"), 0)
 
@@ -147,10 +134,6 @@ class W4A8Bench(TestBench):
                 )
 
 
-def _pattern(case: Case, stream: str) -> list[bool]:
-    return case.stalls[stream].tolist() if stream in case.stalls else []
-
-
 def _results(job: Job, want: Expected) -> dict[int, int]:
     rows, cols = want.y.shape
     return {
@@ -163,11 +146,4 @@ def _results(job: Job, want: Expected) -> dict[int, int]:
 @cocotb.test()
 async def batch(dut: Any) -> None:
     """Run every case of the batch and write the verdicts."""
-    work = Batch.load(Path(os.environ[BATCH_VARIABLE]))
-    bench = W4A8Bench(dut, work.spec, work.wiring)
-    bench.start_clock()
-    results: list[dict[str, Any]] = []
-    for case, expected in zip(work.cases, work.expected, strict=True):
-        verdict, cycles = await bench.run_case(case, list(expected))
-        results.append({"name": case.name, "cycles": cycles, **asdict(verdict)})
-    Path(os.environ[RESULT_VARIABLE]).write_text(json.dumps(results), encoding="utf-8")
+    await run_batch(dut, W4A8Bench)

@@ -3,28 +3,22 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from algos.reference.w4a8 import reference
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
-from rtl.lib.verilog import to_verilog
 from rtl.w4a8 import W4A8
 from sim.w4a8 import run
-from verif.lib.bench import HarnessMap
+from verif.lib import check
+from verif.lib.check import Source
 from verif.lib.harness import Harness
 from verif.lib.report import Outcome
-from verif.lib.runner import TOP, build, simulate
-from verif.lib.scoreboard import Verdict
 from verif.lib.toolchain import Simulator
-from verif.w4a8.bench import BATCH_VARIABLE, RESULT_VARIABLE
-from verif.w4a8.cases import Batch, Case, Expected
+from verif.w4a8.cases import Case, Expected
 
 
 def _harness(spec: W4A8Spec) -> Harness:
@@ -63,51 +57,15 @@ def _bits(y: np.ndarray) -> np.ndarray:
 
 def streams(spec: W4A8Spec) -> list[str]:
     """Return the names of the array's streams."""
-    return _source(spec)[0].streams
+    return _source(spec).wiring.streams
 
 
 @cache
-def _source(spec: W4A8Spec) -> tuple[HarnessMap, str]:
-    # Only ever here: Amaranth warns of a harness that is described and not converted.
-    bench = _harness(spec)
-    return HarnessMap(**bench.describe()), to_verilog(bench, name=TOP, clean=True)
+def _source(spec: W4A8Spec) -> Source:
+    return Source.of(_harness(spec))
 
 
 def verify(spec: W4A8Spec, cases: Sequence[Case], simulator: Simulator) -> list[Outcome]:
-    """Run cases on the generated hardware and compare.
-
-    Parameters
-    ----------
-    spec : W4A8Spec
-        The array.
-    cases : sequence of Case
-        Broken hardware among them runs on the same model.
-    simulator : Simulator
-        HDL simulator.
-
-    Returns
-    -------
-    list of Outcome
-        One for each case, in order.
-
-    Raises
-    ------
-    BenchError
-        If the model does not build, or the simulation does not run to its end.
-    """
-    wiring, verilog = _source(spec)
-    model = build(verilog, simulator)
+    """Run cases, broken hardware among them, on the generated array (`verif.lib.check.verify`)."""
     expected = [[expect(spec, case, *job) for job in case.jobs] for case in cases]
-    with tempfile.TemporaryDirectory(prefix="cosil-bench-") as folder:
-        batch, results = Path(folder, "batch.npz"), Path(folder, "results.json")
-        Batch(spec, wiring, cases, expected).save(batch)
-        simulate(
-            model, simulator, "verif.w4a8.bench", Path(folder),
-            {BATCH_VARIABLE: str(batch), RESULT_VARIABLE: str(results)},
-        )  # fmt: skip
-        rows = json.loads(results.read_text(encoding="utf-8"))
-    outcomes: list[Outcome] = []
-    for case, row in zip(cases, rows, strict=True):
-        assert row.pop("name") == case.name
-        outcomes.append(Outcome(case.name, case.mutant, row.pop("cycles"), Verdict(**row)))
-    return outcomes
+    return check.verify("verif.w4a8.bench", _source(spec), simulator, spec, cases, expected)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from cosil.engines.w4a8 import W4A8Spec
+from verif.lib.events import split
 
 
 def action_counts(
@@ -36,9 +37,7 @@ def action_counts(
     ws, group = spec.dataflow == "ws", spec.scales == "group"
     counts: Counter[str] = Counter()
     for value, times in observed.items():
-        event = {
-            name: value >> offset & (1 << width) - 1 for name, (offset, width) in fields.items()
-        }
+        event = split(value, fields)
         if event["wave"]:
             rows, cols = event["wave_rows"], event["wave_cols"]
             pairs = (cols + 1) // 2

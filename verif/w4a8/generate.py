@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
-from sim.lib.stalls import KINDS, pattern
-from verif.lib.mutants import Mutant
+from verif.lib.cases import break_each, random_stalls
 from verif.w4a8.cases import STREAMS, Case
 
 LATENCIES = (1, 2, 2, 3, 7, 20)
@@ -29,9 +28,7 @@ def random_case(spec: W4A8Spec, seed: int, *, jobs: int | None = None) -> Case:
     """Return the case of a seed: one to three jobs, stalls on all, one or no stream."""
     rng = np.random.default_rng([seed, 0xC0511])
     count = jobs or int(rng.choice([1, 1, 1, 2, 3]))
-    kind = KINDS[seed % len(KINDS)]
-    names = STREAMS if rng.integers(4) else [str(rng.choice(STREAMS))]
-    stalls = {} if kind == "none" else {n: pattern(kind, int(rng.integers(1 << 31))) for n in names}
+    kind, stalls = random_stalls(rng, seed, STREAMS)
     return Case(
         name=f"seed {seed}, {kind} stalls",
         jobs=[random_job(spec, rng) for _ in range(count)],
@@ -46,22 +43,13 @@ def mutant_cases(spec: W4A8Spec, streams: list[str], seed: int = 1) -> list[Case
     The stall pattern makes the broken stream the one that the job waits for, so that a cycle lost
     on it is a cycle of the job.
     """
-    cases: list[Case] = []
-    for mutant in list(Mutant)[1:]:
-        for stream in streams:
-            rng = np.random.default_rng([seed, len(cases)])
-            rows, cols = spec.array_rows, spec.array_cols
-            job = make_job(spec, rng, rows, cols, 9, style="dense", group=4)
-            cases.append(
-                Case(
-                    name=f"{mutant.name.lower()} on {stream}",
-                    jobs=[job],
-                    stalls=_critical(stream),
-                    mutant=mutant,
-                    mutant_stream=stream,
-                )
-            )
-    return cases
+
+    def whole(number: int, stream: str) -> Case:
+        rng = np.random.default_rng([seed, number])
+        job = make_job(spec, rng, spec.array_rows, spec.array_cols, 9, style="dense", group=4)
+        return Case(stream, [job], _critical(stream))
+
+    return break_each(streams, whole)
 
 
 def _critical(stream: str) -> dict[str, NDArray[np.bool_]]:
