@@ -177,7 +177,7 @@ def test_last_waves_keep_their_distance(dataflow: str, late: int) -> None:
 
 @pytest.mark.parametrize("scales", ["channel", "group"])
 def test_long_sums_are_exact(scales: str) -> None:
-    """Sums beyond 2**24 stay exact: the fast path splits K where float32 would round."""
+    """Sums beyond 2**24, where float32 would round, stay exact in both models."""
     spec = W4A8Spec(4, 4, "os", scales, epilogue="fixed", max_k=65536)
     k = 20_000
     job, operands = make_job(spec, 2, 3, k, 5_000, 1, flags=FLAG_WIDE, corner=True)
