@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two random packed networks, a CNN and a transformer, that together use every operation."""
+"""Random packed networks, a CNN and a transformer, that together use every operation."""
 
 from __future__ import annotations
 
@@ -81,8 +81,35 @@ def cnn(seed: int = 0, *, width: int = 16) -> PackedNetwork:
     return PackedNetwork("fuzz-cnn", inputs, nodes, ("head",), {"method": "random", "seed": seed})
 
 
-def transformer(seed: int = 0, *, dim: int = 16, vocabulary: int = 40) -> PackedNetwork:
-    """Return one causal block with grouped-query heads, rotary embedding and SwiGLU."""
+def attention_program(
+    rng: np.random.Generator, heads: int, kv_heads: int, **attrs: Any
+) -> tuple[dict[str, Any], dict[str, PackedTensor]]:
+    """Return random attributes and tensors of attention on engine `attention`, heads 8 wide."""
+    program = {"heads": heads, "kv_heads": kv_heads, "head_dim": 8, "causal": True,
+               "msb_bits": 6, "lsb_bits": 4, "value_bits": 6, "lsb_low": 600, "lsb_high": 4095,
+               "token_keep": 40000, "token_limit": 20, "head_keep": heads - 1,
+               "value_keep": 20000, "value_limit": 8, "out_scale": 2**-13, **attrs}  # fmt: skip
+
+    def scales(n: int, low: float, high: float) -> PackedTensor:
+        return raw.encode(rng.uniform(low, high, n).astype(np.float32))
+
+    def factors(shift: int) -> PackedTensor:
+        mult = rng.integers(2**15, 2**16, heads)
+        return raw.encode((mult | shift << 16).astype(np.uint32))
+
+    return program, {
+        "query_scale": scales(heads, 5e-4, 2e-3), "key_scale": scales(kv_heads, 2e-3, 4e-3),
+        "value_scale": scales(kv_heads, 0.02, 0.06), "softmax": factors(25), "output": factors(28),
+    }  # fmt: skip
+
+
+def transformer(
+    seed: int = 0, *, dim: int = 16, vocabulary: int = 40, engine: str = "vector.dot"
+) -> PackedNetwork:
+    """Return one causal block with grouped-query heads, rotary embedding and SwiGLU.
+
+    On engine `attention` its heads are 8 wide, so that `dim` must be 32.
+    """
     rng = np.random.default_rng(seed)
     heads, kv_heads, head_dim, length = 4, 2, dim // 4, 32
 
@@ -108,8 +135,13 @@ def transformer(seed: int = 0, *, dim: int = 16, vocabulary: int = 40) -> Packed
     beta = {"beta": raw.encode(rng.normal(0, 0.1, dim).astype(np.float32))}
     embedding = {"table": raw.encode(rng.normal(0, 0.5, (vocabulary, dim)).astype(np.float16))}
     place = {"table": raw.encode(rng.normal(0, 0.1, (length, dim)).astype(np.float16))}
-    attention = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "causal": True,
-                 "scale": head_dim**-0.5, "rope": "half"}  # fmt: skip
+    attention: dict[str, Any] = {
+        "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "causal": True,
+        "scale": head_dim**-0.5, "rope": "half",
+    }  # fmt: skip
+    if engine == "attention":
+        attention, program = attention_program(rng, heads, kv_heads, rope="half")
+        tables = {"cos": tables["cos"], "sin": tables["sin"], **program}
     nodes = (
         Node("token", "embedding", ("ids",), {}, embedding),
         Node("place", "embedding", ("ids",), {"positions": True}, place),
@@ -118,7 +150,7 @@ def transformer(seed: int = 0, *, dim: int = 16, vocabulary: int = 40) -> Packed
         linear("q", "norm1", dim, dim, 8),
         linear("k", "norm1", dim, kv_heads * head_dim, 8),
         linear("v", "norm1", dim, kv_heads * head_dim, 8, bias=True),
-        Node("attention", "attention", ("q", "k", "v"), attention, tables, "vector.dot"),
+        Node("attention", "attention", ("q", "k", "v"), attention, tables, engine),
         linear("o", "attention", dim, dim, 5),
         Node("residual1", "add", ("embedded", "o")),
         Node("norm2", "layernorm", ("residual1",), {"eps": 1e-5}, {**gamma, **beta}),

@@ -74,7 +74,12 @@ def originals(folder: Path) -> list[bytes]:
     """Return the bytes of the files that are mutated: small ones, and one where data dominates."""
     path = folder / "original.safetensors"
     files: list[bytes] = []
-    for network in (cnn(), transformer(), transformer(1, dim=128, vocabulary=500)):
+    for network in (
+        cnn(),
+        transformer(),
+        transformer(1, dim=128, vocabulary=500),
+        transformer(2, dim=32, engine="attention"),
+    ):
         save(network, path)
         files.append(path.read_bytes())
     return files

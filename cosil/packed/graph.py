@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosil.packed import codecs
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.network import Node, PackedNetwork, Value
-from cosil.packed.ops import Op, TensorRule, check_attrs, rules
+from cosil.packed.ops import FLOAT32_TINY, Op, TensorRule, check_attrs, rules
 from cosil.packed.shapes import MAX_RANK, ValueType, infer
 from cosil.packed.tensor import PackedTensor
 
@@ -50,6 +52,7 @@ def check(network: PackedNetwork, *, content: bool = True) -> dict[str, ValueTyp
     for node in network.nodes:
         _new_name("node", node.name, values)
         values[node.name] = _check_node(node, values, content=content)
+    _check_cascade(network)
     if not network.outputs or len(set(network.outputs)) != len(network.outputs):
         raise PackedFormatError("network", "graph", "outputs must be distinct and at least one")
     for name in network.outputs:
@@ -58,6 +61,21 @@ def check(network: PackedNetwork, *, content: bool = True) -> dict[str, ValueTyp
                 "network", "graph", f"output {name!r} must be an input or a node"
             )
     return values
+
+
+def _check_cascade(network: PackedNetwork) -> None:
+    """Check that the attention nodes which share importance have the same heads."""
+    nodes = [node for node in network.nodes if node.engine == "attention"]
+    for node in nodes[1:]:
+        for name in ("heads", "causal"):
+            first, found = (each.attrs.get(name, False) for each in (nodes[0], node))
+            if first != found:
+                raise PackedFormatError(
+                    f"node {node.name!r}",
+                    "attribute",
+                    f"{name} must be that of {nodes[0].name!r}, {first}, not {found}: nodes on "
+                    "engine 'attention' share importance",
+                )
 
 
 def check_name(subject: str, name: str) -> None:
@@ -103,11 +121,7 @@ def _check_node(node: Node, values: Mapping[str, ValueType], *, content: bool) -
                 subject, "graph", f"input {name!r} must be a network input or an earlier node"
             )
     inputs = [values[name] for name in node.inputs]
-    entry = rules(subject, node.op, tuple(value.dtype for value in inputs))
-    if node.engine != entry.engine:
-        raise PackedFormatError(
-            subject, "engine", f"{node.op} must run on {entry.engine!r}, not {node.engine!r}"
-        )
+    entry = rules(subject, node.op, tuple(value.dtype for value in inputs), node.engine)
     check_attrs(subject, entry, node.attrs)
     _check_tensors(node, entry, content=content)
     return infer(node, entry, inputs)
@@ -125,10 +139,23 @@ def _check_tensors(node: Node, entry: Op, *, content: bool) -> None:
                 subject, "tensors", f"unknown tensor {name!r}; {node.op} has {known}"
             )
         _check_tensor(f"tensor {node.name}:{name}", tensor, entry.tensors[name], content=content)
-        if name == "epilogue" and content and (tensor.words >> np.uint64(54)).any():
-            raise PackedFormatError(
-                f"tensor {node.name}:{name}", "epilogue", "bits 54..63 of each word must be 0"
-            )
+        if content:
+            _check_words(f"tensor {node.name}:{name}", name, tensor.words, entry.tensors[name])
+
+
+def _check_words(subject: str, name: str, words: NDArray[Any], rule: TensorRule) -> None:
+    """Check what the words of a tensor stand for: reserved bits, shifts, scales."""
+    width = 8 * words.dtype.itemsize
+    if rule.bits and (words >> words.dtype.type(rule.bits)).any():
+        raise PackedFormatError(
+            subject, name, f"bits {rule.bits}..{width - 1} of each word must be 0"
+        )
+    if rule.bits == 22 and int((words >> 16).max()) > rule.shift_max:
+        raise PackedFormatError(
+            subject, name, f"bits 16..21, a shift, must be at most {rule.shift_max}"
+        )
+    if rule.positive and float(words.min()) < FLOAT32_TINY:
+        raise PackedFormatError(subject, name, f"must be at least 2^-126, not {words.min()}")
 
 
 def _check_tensor(subject: str, tensor: PackedTensor, rule: TensorRule, *, content: bool) -> None:

@@ -2,7 +2,7 @@
 """The operations of a packed network: one table of their inputs, engines, attributes and tensors.
 
 `docs/packed-format.md` gives their arithmetic. An operation whose rules depend on the dtype of its
-first input has one entry per dtype. Shapes follow in :mod:`cosil.packed.shapes`.
+first input, or on its engine, has one entry for each. Shapes follow in :mod:`cosil.packed.shapes`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Attr:
         A float may be written as an integer; ``ints`` is a list of `length` ints (0 = 1 to 8).
     low, high : float
         Bounds, both included, of each number.
+    step : int
+        Of ``int``: legal are `low`, `low` + `step`, ... `high`.
     choices : tuple of str
         Legal values of a choice.
     default : object
@@ -44,6 +46,7 @@ class Attr:
     choices: tuple[str, ...] = ()
     length: int = 0
     default: Any = REQUIRED
+    step: int = 1
 
     def check(self, subject: str, name: str, value: Any) -> None:
         """Raise `PackedFormatError` unless `value` obeys the rule."""
@@ -68,7 +71,11 @@ class Attr:
                     _is_int(item) and self.low <= item <= self.high for item in items
                 )
             case "int":
-                return _is_int(value) and self.low <= value <= self.high
+                return (
+                    _is_int(value)
+                    and self.low <= value <= self.high
+                    and not (value - int(self.low)) % self.step
+                )
             case "float":
                 if isinstance(value, float):
                     return math.isfinite(value) and self.low <= value <= self.high
@@ -83,6 +90,9 @@ class Attr:
                 return f"one of {', '.join(map(repr, self.choices))}"
             case "ints":
                 return f"a list of {self.length or '1 to 8'} ints in {self.low}..{self.high}"
+            case "int" if self.step > 1:
+                legal = range(int(self.low), int(self.high) + 1, self.step)
+                return f"one of {', '.join(map(str, legal))}"
             case "int":
                 return f"an int in {self.low}..{self.high}"
             case "float":
@@ -91,12 +101,31 @@ class Attr:
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """Rule of one tensor: codec, dtype of a raw one, scales that must be there."""
+    """Rule of one tensor.
+
+    Attributes
+    ----------
+    codec, dtype : str
+        Codec; dtype of the words.
+    required : bool
+        Whether the node must have it.
+    scales : tuple of str
+        Scales that must be there.
+    bits : int
+        Bits in use of each word; the others must be 0 (0: all are in use).
+    shift_max : int
+        Largest number in bits 16..21 of each word, where `bits` is 22.
+    positive : bool
+        Whether each float must be at least 2^-126.
+    """
 
     codec: str
     dtype: str = "uint32"
     required: bool = True
     scales: tuple[str, ...] = ()
+    bits: int = 0
+    shift_max: int = 63
+    positive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +169,7 @@ _MUL = Attr("int", 0, 65535)
 _FLOAT = Attr("float", -FLOAT32_MAX, FLOAT32_MAX)
 _INDEX = Attr("int", -DIM_MAX - 1, 2**63 - 1)
 _KERNEL = Attr("ints", 1, 65535, length=2)
+_ROPE = Attr("choice", choices=("none", "interleaved", "half"), default="none")
 _STRIDE = Attr("ints", 1, 65535, length=2, default=(1, 1))
 _PADDING = Attr("ints", 0, 65535, length=2, default=(0, 0))
 
@@ -151,7 +181,14 @@ _INFO = {
 
 _POOL = {"kernel": _KERNEL, "stride": _STRIDE, "padding": _PADDING}
 _FIXED = {"mode": Attr("choice", choices=("fixed",)), "relu": _BOOL, "wide": _BOOL}
-_WEIGHT = {"weight": TensorRule("int4"), "epilogue": TensorRule("raw", "uint64")}
+_WEIGHT = {"weight": TensorRule("int4"), "epilogue": TensorRule("raw", "uint64", bits=54)}
+_KEEP = Attr("int", 1, 65536, default=65536)
+_LIMIT = Attr("int", 1, 65536, default=65536)
+_LSB = Attr("int", 0, 4095)
+_ROTATION = {
+    "cos": TensorRule("raw", "float32", required=False),
+    "sin": TensorRule("raw", "float32", required=False),
+}
 _ACTIVATION = Op("vector", (("f16",),), {}, {"table": TensorRule("raw", "int16")})
 _NORM = Op(
     "vector",
@@ -214,12 +251,39 @@ OPS: dict[str, tuple[Op, ...]] = {
                 "head_dim": _SIZE,
                 "causal": _BOOL,
                 "scale": _FLOAT,
-                "rope": Attr("choice", choices=("none", "interleaved", "half"), default="none"),
+                "rope": _ROPE,
+            },
+            {"exp": TensorRule("raw", "uint16"), **_ROTATION},
+        ),
+        Op(
+            "attention",
+            (("f16",), ("f16",), ("f16",)),
+            {
+                "heads": Attr("int", 1, 64),
+                "kv_heads": Attr("int", 1, 64, default=None),
+                "head_dim": Attr("int", 8, 128, step=8),
+                "causal": _BOOL,
+                "rope": _ROPE,
+                "msb_bits": Attr("int", 4, 8, step=2),
+                "lsb_bits": Attr("int", 0, 4, step=4),
+                "value_bits": Attr("int", 4, 8, step=2),
+                "lsb_low": _LSB,
+                "lsb_high": _LSB,
+                "token_keep": _KEEP,
+                "token_limit": _LIMIT,
+                "head_keep": Attr("int", 1, 64, default=64),
+                "value_keep": _KEEP,
+                "value_limit": _LIMIT,
+                "importance": Attr("bool", default=True),
+                "out_scale": Attr("float", FLOAT32_TINY, FLOAT32_MAX),
             },
             {
-                "exp": TensorRule("raw", "uint16"),
-                "cos": TensorRule("raw", "float32", required=False),
-                "sin": TensorRule("raw", "float32", required=False),
+                "query_scale": TensorRule("raw", "float32", positive=True),
+                "key_scale": TensorRule("raw", "float32", positive=True),
+                "value_scale": TensorRule("raw", "float32", positive=True),
+                "softmax": TensorRule("raw", "uint32", bits=22, shift_max=47),
+                "output": TensorRule("raw", "uint32", bits=22),
+                **_ROTATION,
             },
         ),
     ),
@@ -260,15 +324,16 @@ OPS: dict[str, tuple[Op, ...]] = {
     "transpose": (Op("vector", (_ANY,), {"perm": Attr("ints", 0, 7)}),),
     "concat": (Op("vector", (_ANY,), {"dim": Attr("int", 1, 7)}, many=True),),
 }
-"""Name of each operation -> its rules, one entry per dtype of the first input."""
+"""Name of each operation -> its rules, one entry per dtype of the first input and engine."""
 
 
-def rules(subject: str, op: str, dtypes: tuple[str, ...]) -> Op:
-    """Return the entry of `op` for these input dtypes."""
+def rules(subject: str, op: str, dtypes: tuple[str, ...], engine: str) -> Op:
+    """Return the entry of `op` for these input dtypes and this engine."""
     if op not in OPS:
         raise PackedFormatError(
             subject, "operation", f"unknown operation {op!r}; known are {', '.join(OPS)}"
         )
+    engines: list[str] = []
     for entry in OPS[op]:
         expected = entry.inputs * (max(2, len(dtypes)) if entry.many else 1)
         if len(dtypes) == len(expected) and all(
@@ -276,7 +341,12 @@ def rules(subject: str, op: str, dtypes: tuple[str, ...]) -> Op:
         ):
             if entry.many and len(set(dtypes)) > 1:
                 break
-            return entry
+            if entry.engine == engine:
+                return entry
+            engines.append(entry.engine)
+    if engines:
+        known = " or ".join(map(repr, engines))
+        raise PackedFormatError(subject, "engine", f"{op} must run on {known}, not {engine!r}")
     forms = " or ".join(
         "("
         + ", ".join("|".join(legal) for legal in entry.inputs)

@@ -167,6 +167,8 @@ def _attention(c: _Context) -> ValueType:
     if heads % kv_heads:
         c.fail(f"kv_heads must divide heads = {heads}, not {kv_heads}", "attribute")
     c.expect("exp", (1025,))
+    if c.entry.engine == "attention":
+        _attention_program(c, heads, kv_heads, dim)
     lengths = {value.shape[0] for value in c.inputs if value.shape}
     for value, count in zip(c.inputs, (heads, kv_heads, kv_heads), strict=True):
         if len(value.shape) != 2 or value.shape[1] not in (0, count * dim):
@@ -185,6 +187,18 @@ def _attention(c: _Context) -> ValueType:
         if max(lengths) > positions:
             c.fail(f"length {max(lengths)} must not exceed the {positions} rows of cos and sin")
     return ValueType("f16", (c.shape[0], heads * dim))
+
+
+def _attention_program(c: _Context, heads: int, kv_heads: int, dim: int) -> None:
+    """Check what only a node on engine `attention` has."""
+    if dim & (dim - 1):
+        c.fail(f"head_dim must be 8, 16, 32, 64 or 128, not {dim}", "attribute")
+    if not c["lsb_bits"] and c["lsb_low"] <= c["lsb_high"]:
+        c.fail("lsb_low must exceed lsb_high (never fetch) where lsb_bits is 0", "attribute")
+    for name in ("query_scale", "softmax", "output"):
+        c.expect(name, (heads,))
+    for name in ("key_scale", "value_scale"):
+        c.expect(name, (kv_heads,))
 
 
 def _embedding(c: _Context) -> ValueType:
