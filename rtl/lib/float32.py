@@ -7,7 +7,7 @@ float32 with its leading bit in place, subnormal ones included.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,6 +36,17 @@ At most one of `zero`, `infinite` and `nan` is set; exponent and significand the
 """
 
 
+def unpacked(
+    significand: Value, exponent: Value, sign: Value, zero: Value, infinite: Value, nan: Value
+) -> data.View:
+    """Return the number with these fields, each of its exact width.
+
+    Fields that are assigned one by one to a common signal look like a loop to Verilator where one
+    depends on another.
+    """
+    return data.View(UNPACKED, Cat(significand, exponent, sign, zero, infinite, nan))
+
+
 def round_up(lsb: Value, half: Value, rest: Value) -> Value:
     """Return 1 where a magnitude cut after `lsb` rounds away from zero (to nearest, ties to even).
 
@@ -44,8 +55,19 @@ def round_up(lsb: Value, half: Value, rest: Value) -> Value:
     return half & (rest.any() | lsb)
 
 
+def increment(significand: Value, exponent: Value, up: Value) -> tuple[Value, Value]:
+    """Return a significand whose top bit is set, plus `up`, and its exponent.
+
+    What leaves the top of the fraction counts the exponent up and leaves the fraction 0, so both
+    are one sum.
+    """
+    fraction_bits = len(significand) - 1
+    total = (Cat(significand[:-1], exponent) + up)[: fraction_bits + len(exponent)]
+    return Cat(total[:fraction_bits], 1), total[fraction_bits:].as_signed()
+
+
 class Normaliser(wiring.Component):
-    """Shift a magnitude left until its top bit is set, in two pipeline stages.
+    """Shift a magnitude left until its top bit is set, in three pipeline stages.
 
     Parameters
     ----------
@@ -58,10 +80,12 @@ class Normaliser(wiring.Component):
         Clock enable.
     magnitude : In(width)
     shifted : Out(width)
-        `magnitude << leading_zeros`, two enabled cycles later; 0 for 0.
+        `magnitude << leading_zeros`, three enabled cycles later; 0 for 0.
     leading_zeros : Out(5)
         Zero bits above the leading one; meaningless for 0.
     """
+
+    STAGES = 3
 
     en: Signal
     magnitude: Signal
@@ -81,14 +105,12 @@ class Normaliser(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        value, flags = self._levels(m, self.magnitude, (16, 8))
-        value = register(m, self.en, value, name="coarse")
-        high = register(m, self.en, flags, name="coarse_zeros")
-        value, flags = self._levels(m, value, (4, 2, 1))
-        value = register(m, self.en, value, name="fine")
-        low = register(m, self.en, flags, name="fine_zeros")
-        high = register(m, self.en, high, name="coarse_zeros_held")
-        m.d.comb += [self.shifted.eq(value), self.leading_zeros.eq(Cat(low, high))]
+        value, zeros = self.magnitude, Const(0, 0)
+        for stage, steps in enumerate(((16,), (8, 4), (2, 1))):
+            value, taken = self._levels(m, value, steps)
+            value = register(m, self.en, value, name=f"value_{stage}")
+            zeros = register(m, self.en, Cat(taken, zeros), name=f"zeros_{stage}")
+        m.d.comb += [self.shifted.eq(value), self.leading_zeros.eq(zeros)]
         return m
 
     @staticmethod
@@ -98,9 +120,9 @@ class Normaliser(wiring.Component):
         for step in steps:
             width = len(value)
             if step >= width:
-                taken.append(Signal(name=f"zeros_{step}"))
+                taken.append(Const(0, 1))
                 continue
-            empty = Signal(name=f"zeros_{step}")
+            empty = Signal(name=f"empty_{step}")
             shifted = Signal(width, name=f"by_{step}")
             m.d.comb += [
                 empty.eq(~value[width - step :].any()),
@@ -112,7 +134,7 @@ class Normaliser(wiring.Component):
 
 
 class Unpack(wiring.Component):
-    """A float32 as `UNPACKED`, in three pipeline stages.
+    """A float32 as `UNPACKED`, in five pipeline stages.
 
     Members
     -------
@@ -121,10 +143,10 @@ class Unpack(wiring.Component):
     bits : In(32)
         Any float32.
     number : Out(UNPACKED)
-        Its value, exact, three enabled cycles later.
+        Its value, exact, five enabled cycles later; registers.
     """
 
-    STAGES = 3
+    STAGES = Normaliser.STAGES + 2
 
     en: Signal
     bits: Signal
@@ -143,8 +165,9 @@ class Unpack(wiring.Component):
             full & (bits.fraction == 0),
             full & (bits.fraction != 0),
         )
-        # A subnormal has the exponent of the smallest normal number and no hidden bit.
-        exponent = Mux(tiny, 1, bits.exponent)
+        # A subnormal has the exponent of the smallest normal number, 1, and no hidden bit.
+        exponent = Signal(UNPACKED["exponent"].shape)
+        m.d.comb += exponent.eq((bits.exponent | tiny) - 127)
         m.submodules.normaliser = normaliser = Normaliser(SIGNIFICAND_BITS)
         m.d.comb += [
             normaliser.en.eq(self.en),
@@ -152,20 +175,18 @@ class Unpack(wiring.Component):
                 register(m, self.en, Cat(bits.fraction, ~tiny), name="magnitude")
             ),
         ]
-        flags = register(m, self.en, flags, name="flags", stages=3)
-        exponent = register(m, self.en, exponent, name="exponent", stages=3)
-        m.d.comb += [
-            self.number.significand.eq(normaliser.shifted),
-            self.number.exponent.eq(exponent - 127 - normaliser.leading_zeros),
-            Cat(self.number.sign, self.number.zero, self.number.infinite, self.number.nan).eq(
-                flags
-            ),
-        ]
+        before = Normaliser.STAGES + 1
+        exponent = register(m, self.en, exponent, name="exponent_reg", stages=before)
+        flags = register(m, self.en, flags, name="flags", stages=before)
+        normal_exponent = Signal(UNPACKED["exponent"].shape)
+        m.d.comb += normal_exponent.eq(exponent - normaliser.leading_zeros)
+        result = unpacked(normaliser.shifted, normal_exponent, *flags)
+        m.d.comb += self.number.eq(register(m, self.en, result, name="number_reg"))
         return m
 
 
 class Multiply(wiring.Component):
-    """The float32 product, rounded to nearest even, in three pipeline stages.
+    """The float32 product, rounded to nearest even, in four pipeline stages.
 
     A product below 2^-126 keeps 24 significant bits, which is more than a float32 holds. Both uses
     in the epilogue are exact nevertheless; `rtl.w4a8.epilogue_fp16` says why.
@@ -176,10 +197,10 @@ class Multiply(wiring.Component):
         Clock enable.
     a, b : In(UNPACKED)
     product : Out(UNPACKED)
-        Three enabled cycles later; at or above 2^128 it is infinite.
+        Four enabled cycles later; at or above 2^128 it is infinite.
     """
 
-    STAGES = 3
+    STAGES = 4
 
     en: Signal
     a: data.View
@@ -205,13 +226,10 @@ class Multiply(wiring.Component):
         total = Cat(low, high) + ((cross_0 + cross_1) << _HALF)
         total = register(m, self.en, total[: 2 * SIGNIFICAND_BITS], name="total")
 
-        flags = Cat(
-            a.sign ^ b.sign,
-            a.zero | b.zero,
-            a.infinite | b.infinite,
-            a.nan | b.nan | (a.zero & b.infinite) | (a.infinite & b.zero),
-        )
-        flags = register(m, self.en, flags, name="flags", stages=2)
+        nan = a.nan | b.nan | (a.zero & b.infinite) | (a.infinite & b.zero)
+        zero, infinite = (a.zero | b.zero) & ~nan, (a.infinite | b.infinite) & ~nan
+        flags = Cat(a.sign ^ b.sign, zero, infinite, nan)
+        sign, zero, infinite, nan = register(m, self.en, flags, name="flags", stages=3)
         exponent = register(m, self.en, a.exponent + b.exponent, name="exponent", stages=2)
 
         # The product of two numbers in [1, 2) is in [1, 4).
@@ -219,21 +237,16 @@ class Multiply(wiring.Component):
         aligned = Signal(2 * SIGNIFICAND_BITS)
         m.d.comb += aligned.eq(Mux(above_two, total, total << 1))
         kept, cut = aligned[SIGNIFICAND_BITS:], aligned[:SIGNIFICAND_BITS]
-        rounded = Signal(SIGNIFICAND_BITS + 1)
-        m.d.comb += rounded.eq(kept + round_up(kept[0], cut[-1], cut[:-1]))
-        carry = rounded[-1]
+        up = register(m, self.en, round_up(kept[0], cut[-1], cut[:-1]), name="up")
+        kept = register(m, self.en, kept, name="kept")
+        aligned_exponent = Signal(UNPACKED["exponent"].shape)
+        m.d.comb += aligned_exponent.eq(exponent + above_two)
+        aligned_exponent = register(m, self.en, aligned_exponent, name="exponent_aligned")
 
-        result = Signal(UNPACKED)
-        final_exponent = Signal(signed(11))
-        sign, zero, infinite, nan = flags
-        m.d.comb += [
-            final_exponent.eq(exponent + above_two + carry),
-            result.significand.eq(Cat(rounded[: SIGNIFICAND_BITS - 1], 1)),
-            result.exponent.eq(final_exponent),
-            result.sign.eq(sign),
-            result.nan.eq(nan),
-            result.zero.eq(zero & ~nan),
-            result.infinite.eq((infinite | (~zero & (final_exponent > 127))) & ~nan),
-        ]
+        significand, exponent = increment(kept, aligned_exponent, up)
+        # Above 127 and, as a sum of two exponents, below 257.
+        overflow = ~exponent[-1] & exponent[7:-1].any()
+        infinite = infinite | (overflow & ~zero & ~nan)
+        result = unpacked(significand, exponent, sign, zero, infinite, nan)
         m.d.comb += self.product.eq(register(m, self.en, result, name="product_reg"))
         return m

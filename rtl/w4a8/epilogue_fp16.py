@@ -8,7 +8,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
-from rtl.lib.float32 import SIGNIFICAND_BITS, UNPACKED, Multiply, Normaliser, Unpack, round_up
+from rtl.lib.float32 import (
+    SIGNIFICAND_BITS,
+    UNPACKED,
+    Multiply,
+    Normaliser,
+    Unpack,
+    increment,
+    round_up,
+    unpacked,
+)
 from rtl.lib.pipeline import register
 
 F16_INFINITY = 0x7C00
@@ -16,7 +25,7 @@ F16_NAN = 0x7E00
 
 
 class AccToFloat(wiring.Component):
-    """An integer rounded to float32 (to nearest even), in four pipeline stages.
+    """An integer rounded to float32 (to nearest even), in six pipeline stages.
 
     Parameters
     ----------
@@ -29,10 +38,10 @@ class AccToFloat(wiring.Component):
         Clock enable.
     acc : In(signed(width))
     number : Out(UNPACKED)
-        Four enabled cycles later.
+        Six enabled cycles later; registers.
     """
 
-    STAGES = 4
+    STAGES = 1 + Normaliser.STAGES + 2
 
     en: Signal
     acc: Signal
@@ -53,26 +62,27 @@ class AccToFloat(wiring.Component):
             normaliser.en.eq(self.en),
             normaliser.magnitude.eq(register(m, self.en, magnitude, name="magnitude_reg")),
         ]
-        sign = register(m, self.en, self.acc[-1], name="sign", stages=3)
+        sign = register(m, self.en, self.acc[-1], name="sign", stages=self.STAGES - 1)
 
         cut_bits = width - SIGNIFICAND_BITS
         kept, cut = normaliser.shifted[cut_bits:], normaliser.shifted[:cut_bits]
         rest = cut[:-1] if cut_bits > 1 else Const(0, 1)
-        rounded = Signal(SIGNIFICAND_BITS + 1)
-        result = Signal(UNPACKED)
-        m.d.comb += [
-            rounded.eq(kept + round_up(kept[0], cut[-1], rest)),
-            result.significand.eq(Cat(rounded[: SIGNIFICAND_BITS - 1], 1)),
-            result.exponent.eq(width - 1 - normaliser.leading_zeros + rounded[-1]),
-            result.sign.eq(sign),
-            result.zero.eq(~normaliser.shifted[-1]),
-            self.number.eq(register(m, self.en, result, name="number_reg")),
-        ]
+        up = register(m, self.en, round_up(kept[0], cut[-1], rest), name="up")
+        kept = register(m, self.en, kept, name="kept")
+        zero = register(m, self.en, ~normaliser.shifted[-1], name="zero")
+        exponent = Signal(UNPACKED["exponent"].shape)
+        m.d.comb += exponent.eq(width - 1 - normaliser.leading_zeros)
+        exponent = register(m, self.en, exponent, name="exponent_reg")
+
+        significand, exponent = increment(kept, exponent, up)
+        never = Const(0, 1)
+        result = unpacked(significand, exponent, sign, zero, infinite=never, nan=never)
+        m.d.comb += self.number.eq(register(m, self.en, result, name="number_reg"))
         return m
 
 
 class PackF16(wiring.Component):
-    """A float32 rounded to float16 (to nearest even), in two pipeline stages.
+    """A float32 rounded to float16 (to nearest even), in three pipeline stages.
 
     Subnormal results are kept, what is too large becomes infinite, and NaN is always 0x7E00.
 
@@ -82,10 +92,10 @@ class PackF16(wiring.Component):
         Clock enable.
     number : In(UNPACKED)
     bits : Out(16)
-        Two enabled cycles later.
+        Three enabled cycles later; a register.
     """
 
-    STAGES = 2
+    STAGES = 3
 
     en: Signal
     number: data.View
@@ -97,32 +107,35 @@ class PackF16(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         number = self.number
-        # Below 2^-14 the significand moves right; 12 places or more leave less than half an ulp.
+        # Below 2^-14 the significand moves right, and the exponent field stays 0. From 12 places on
+        # less than half an ulp is left, however many there are.
         missing = Signal(signed(11))
-        shift = Signal(range(13))
-        field = Signal(5)
-        shifted = Signal(SIGNIFICAND_BITS + 12)
-        m.d.comb += [
-            missing.eq(-14 - number.exponent),
-            field.eq(Mux(missing > 0, 0, number.exponent[:5] + 14)),
-            shift.eq(Mux(missing < 0, 0, Mux(missing > 12, 12, missing[:4]))),
-            shifted.eq(Cat(Const(0, 12), number.significand) >> shift),
-        ]
-        sticky = register(m, self.en, shifted[:24].any(), name="sticky")
-        kept = register(m, self.en, shifted[24:], name="kept")
-        field_reg = register(m, self.en, field, name="field_reg")
-        sign = register(m, self.en, number.sign, name="sign")
-        nan = register(m, self.en, number.nan, name="nan")
-        zero = register(m, self.en, number.zero, name="zero")
-        infinite = register(
-            m, self.en, number.infinite | (~number.zero & (number.exponent > 15)), name="infinite"
+        m.d.comb += missing.eq(-14 - number.exponent)
+        tiny, gone = ~missing[-1], missing[4:-1].any()
+        shift = register(m, self.en, Mux(tiny, missing[:4] | gone.replicate(4), 0), name="shift")
+        lost = register(
+            m, self.en, Cat(tiny & (gone | (missing[:4] > bit)) for bit in range(12)), name="lost"
         )
+        field = Signal(5)
+        m.d.comb += field.eq(number.exponent[:5] + 14)
+        field = register(m, self.en, Mux(tiny, 0, field), name="field_reg")
+        significand = register(m, self.en, number.significand, name="significand")
+        large = ~number.exponent[-1] & number.exponent[4:-1].any()  # from 2^16 on
+        infinite = number.infinite | (~number.zero & large)
+        flags = Cat(number.sign, number.nan, number.zero, infinite)
+
+        # What is lost is masked, not shifted out: both take their bits from registers.
+        low, high = significand[:12], significand[12:]
+        sticky = register(m, self.en, low.any() | (high & lost).any(), name="sticky")
+        kept = register(m, self.en, high >> shift, name="kept")
+        field = register(m, self.en, field, name="field_held")
+        sign, nan, zero, infinite = register(m, self.en, flags, name="flags", stages=2)
 
         # `kept` is 11 bits above the half bit; the hidden one adds one to the exponent field.
         rounded = Signal(15)
         bits = Signal(16)
         m.d.comb += rounded.eq(
-            (field_reg << 10) + kept[1:] + round_up(kept[1], kept[0], sticky),
+            (field << 10) + kept[1:] + round_up(kept[1], kept[0], sticky),
         )
         with m.If(nan):
             m.d.comb += bits.eq(F16_NAN)
@@ -158,7 +171,7 @@ class EpilogueFp16Lane(wiring.Component):
     a_s : In(32)
         Scale of the row, any float32.
     y : Out(16)
-        float16 bits, 13 enabled cycles later; a register.
+        float16 bits, ``epilogue_latency - 1`` enabled cycles later; a register.
     """
 
     en: Signal
