@@ -2,8 +2,8 @@
 """Simulator of the W4A8 array: values, cycles, causes and action counts of one job.
 
 The contract is docs/engines/w4a8.md. Two models share it: `stepped` advances every register cycle
-by cycle; the default multiplies with BLAS (`fast`) and gets the cycles from a `recurrence` over
-events.
+by cycle; the default multiplies whole matrices (`fast`) and gets the cycles from a `recurrence`
+over events.
 """
 
 from __future__ import annotations

@@ -40,23 +40,25 @@ class Array(NamedTuple):
         Flags in the lines that something waits for: LAST (os).
     flags, row : int64[length]
         Lines of the waves' flags and result rows.
-    a : int32[R, 2 * length]
+    a : int16[R, 2 * length]
         Lines of the activations, each twice: once per column of a pair.
     keep : int32[2 * length]
         os: 0 where a wave is its tile's first, else -1; masks the accumulator.
-    w : int32[length, 2 P]
+    w : int16[length, 2 P]
         Line of weights. os: pair p runs p slots ahead, so that PE(i, p) finds its weight in slot i.
     step : int64[length]
         ws: line of load steps, -1 for none; slot 0 is the requantiser's output register.
-    edge_a, edge_w : int32[R], int32[2 P]
+    edge_a, edge_w : int16[R], int16[2 P]
         What enters the lines at the end of this cycle.
     edge : int64[3]
         Flags and result row of the wave, and the load step, that enter.
-    product, acc : int32[R, 2 P]
-        Product register, and accumulator (os) or partial sum (ws) of each PE.
+    product : int16[R, 2 P]
+        Product register of each PE, at most 2**14 in magnitude.
+    acc : int32[R, 2 P]
+        Accumulator (os) or partial sum (ws) of each PE.
     chain : int32[2 P, R]
         Moves down. os: shadow chain of finished sums; ws: load chain of weights.
-    weight : int32[R, 2 P]
+    weight : int16[R, 2 P]
         ws: the weight that each PE multiplies with.
     results : int32[result_rows, 2 P]
         Result memories of the columns.
@@ -70,17 +72,17 @@ class Array(NamedTuple):
     in_flight: NDArray[np.int64]
     flags: NDArray[np.int64]
     row: NDArray[np.int64]
-    a: NDArray[np.int32]
+    a: NDArray[np.int16]
     keep: NDArray[np.int32]
-    w: NDArray[np.int32]
+    w: NDArray[np.int16]
     step: NDArray[np.int64]
-    edge_a: NDArray[np.int32]
-    edge_w: NDArray[np.int32]
+    edge_a: NDArray[np.int16]
+    edge_w: NDArray[np.int16]
     edge: NDArray[np.int64]
-    product: NDArray[np.int32]
+    product: NDArray[np.int16]
     acc: NDArray[np.int32]
     chain: NDArray[np.int32]
-    weight: NDArray[np.int32]
+    weight: NDArray[np.int16]
     results: NDArray[np.int32]
     read: NDArray[np.int32]
     total: NDArray[np.int32]
@@ -96,6 +98,9 @@ def make_array(plan: Plan) -> Array:
     def zeros(*shape: int) -> NDArray[np.int32]:
         return np.zeros(shape, dtype=np.int32)
 
+    def operands(*shape: int) -> NDArray[np.int16]:
+        return np.zeros(shape, dtype=np.int16)
+
     return Array(
         head=np.array([length - depth]),
         window=np.array([front, depth]),
@@ -103,17 +108,17 @@ def make_array(plan: Plan) -> Array:
         in_flight=np.zeros(1, dtype=np.int64),
         flags=np.zeros(length, dtype=np.int64),
         row=np.zeros(length, dtype=np.int64),
-        a=zeros(rows, 2 * length),
+        a=operands(rows, 2 * length),
         keep=np.full(2 * length, -1, dtype=np.int32),
-        w=zeros(length, columns),
+        w=operands(length, columns),
         step=np.full(length, -1, dtype=np.int64),
-        edge_a=zeros(rows),
-        edge_w=zeros(columns),
+        edge_a=operands(rows),
+        edge_w=operands(columns),
         edge=np.array([0, 0, -1]),
-        product=zeros(rows, columns),
+        product=operands(rows, columns),
         acc=zeros(rows, columns),
         chain=zeros(columns, rows),
-        weight=zeros(rows, columns),
+        weight=operands(rows, columns),
         results=zeros(plan.result_rows, columns),
         read=zeros(columns),
         total=zeros(columns),
@@ -136,6 +141,7 @@ def os_cycle(plan: Plan, s: Array) -> None:
         w = s.w[head + i]
         for c in range(columns):
             acc[c] = (acc[c] & keep[c]) + product[c]
+        for c in range(columns):
             product[c] = a[c] * w[c]
     _slide(plan, s)
     front = _enter_wave(plan, s)

@@ -70,9 +70,11 @@ def weights(plan: Plan, memory: Memory) -> NDArray[np.int16]:
     words, panels = -(-plan.k // _WORD_CODES), -(-plan.n // TILE_COLS)
     w = np.empty((panels, words * (_WORD_CODES // 2), TILE_COLS, 2), dtype=np.int16)
     flip = 0 if plan.offset_code else 8
-    column_words = np.empty(TILE_COLS, dtype=np.uint32)
+    column_words = np.empty(TILE_COLS, dtype=np.int32)
     pairs = w.view(np.int32)[..., 0]
-    _unpack_weights(memory.w, plan.w_base, plan.w_stride, plan.n, flip, column_words, pairs)
+    _unpack_weights(
+        memory.w.view(np.int32), plan.w_base, plan.w_stride, plan.n, flip, column_words, pairs
+    )
     if plan.group_scales:
         groups = -(-plan.k // plan.group)
         scales = np.zeros((groups, panels * TILE_COLS), dtype=np.float32)
@@ -107,12 +109,12 @@ def _unpack_activations(
 
 @entry
 def _unpack_weights(
-    memory: NDArray[np.uint32],
+    memory: NDArray[np.int32],
     base: int,
     stride: int,
     columns: int,
     flip: int,
-    column_words: NDArray[np.uint32],
+    column_words: NDArray[np.int32],
     w: NDArray[np.int32],
 ) -> None:
     """Widen int4 rows, low nibble first, into pairs: even code in the low half, odd in the high.
@@ -130,7 +132,7 @@ def _unpack_weights(
             for byte in range(4):
                 pairs = w[panel, 4 * word + byte]
                 for j in range(pairs.size):
-                    codes = column_words[j] >> np.uint32(8 * byte)
+                    codes = column_words[j] >> (8 * byte)
                     even = ((codes & 15) ^ flip) - 8
                     odd = (((codes >> 4) & 15) ^ flip) - 8
                     pairs[j] = (even & 0xFFFF) | (odd << 16)
