@@ -10,8 +10,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import PARAMETER_BEATS
-from rtl.w4a8.loops import TileLoop, index_bits, tally, tile_sizes
+from rtl.w4a8.loops import TileLoop, tally, tile_sizes
 
 
 class StepLoop(wiring.Component):

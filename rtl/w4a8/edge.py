@@ -18,6 +18,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import (
     a_choices,
     a_slots,
@@ -29,7 +30,6 @@ from rtl.w4a8.layout import (
     scale_slots,
     w_codes,
 )
-from rtl.w4a8.loops import index_bits
 from rtl.w4a8.requant import Requant
 
 

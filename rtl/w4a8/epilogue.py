@@ -11,11 +11,11 @@ from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
 from rtl.lib.pipeline import register
+from rtl.lib.widths import index_bits
 from rtl.w4a8.edge import async_memory
 from rtl.w4a8.epilogue_fixed import EpilogueFixedLane
 from rtl.w4a8.epilogue_fp16 import EpilogueFp16Lane
 from rtl.w4a8.layout import PARAMETER_BEATS
-from rtl.w4a8.loops import index_bits
 from rtl.w4a8.operand import beat_write
 
 

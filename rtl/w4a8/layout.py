@@ -9,7 +9,7 @@ from amaranth.lib import data
 
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job
-from rtl.w4a8.loops import index_bits
+from rtl.lib.widths import index_bits
 from rtl.w4a8.operand import beat_write, chunk_write
 
 JOB = data.StructLayout({**{field.name: 32 for field in fields(Job)}, "reserved": 32})

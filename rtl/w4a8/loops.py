@@ -11,11 +11,6 @@ from amaranth.lib.wiring import In, Out
 from cosil.engines.w4a8 import W4A8Spec
 
 
-def index_bits(depth: int) -> int:
-    """Bits of an index into `depth` elements; one at least, since a port has a width."""
-    return max(1, (depth - 1).bit_length())
-
-
 def k_bits(spec: W4A8Spec) -> int:
     """Bits of a counter that holds 0..max_k."""
     return spec.max_k.bit_length()

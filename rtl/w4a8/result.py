@@ -11,8 +11,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import pair_cols, psum_bits, result_layout
-from rtl.w4a8.loops import index_bits
 
 
 class ResultPair(wiring.Component):
