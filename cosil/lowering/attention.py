@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the attention engine runs: its commands and memory images (docs/engines/attention.md, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosil.engines.attention import (
+    CODE_WIDTHS,
+    IMPORTANCE_BITS,
+    LOG_BITS,
+    OUT_SHIFT_MAX,
+    SHIFT_MAX,
+    AttentionSpec,
+)
+
+ROW, TOKENS, HEADS, RESET = range(4)
+"""Operations, bits 0..3 of word 0."""
+
+WORDS = 16
+
+LSB_NEVER = (1, 0)
+"""`lsb_low` and `lsb_high` with which no row is flat."""
+
+LSB_ALWAYS = (0, 4095)
+"""`lsb_low` and `lsb_high` with which every row is flat."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCommand:
+    """One query of one head.
+
+    Attributes
+    ----------
+    n : int
+        Keys: the first n tokens of the list.
+    values : int
+        How many values are kept, 0..n.
+    key_msb, key_lsb, value : int
+        Rows of token 0 in the three memories; token i is i rows further.
+    head : int
+        Whose importance the output adds to.
+    mult, shift : int
+        Distance to the row's maximum: (difference * mult + half) >> shift, in 2**-8 of log2.
+    lsb_low, lsb_high : int
+        The row is flat if its logarithm L lies between, both included (UQ4.8).
+    out_mult, out_shift : int
+        Output = RNE(sum * out_mult / 2**out_shift), saturated to int16.
+    msb_bits, value_bits : int
+        Bits of the codes, 4, 6 or 8.
+    add_importance : bool
+        The row's probabilities are added to its tokens' importance.
+    tag : int
+        Comes back with the output.
+    """
+
+    n: int
+    values: int
+    key_msb: int
+    key_lsb: int
+    value: int
+    head: int
+    mult: int
+    shift: int
+    out_mult: int
+    out_shift: int
+    lsb_low: int = LSB_NEVER[0]
+    lsb_high: int = LSB_NEVER[1]
+    msb_bits: int = 8
+    value_bits: int = 8
+    add_importance: bool = True
+    tag: int = 0
+
+    def words(self) -> NDArray[np.uint32]:
+        """Return the command, uint32[16]."""
+        flags = int(self.add_importance) << 4 | self.msb_bits << 8 | self.value_bits << 12
+        return _words(
+            ROW | flags,
+            self.tag,
+            self.n,
+            self.values,
+            self.key_msb,
+            self.key_lsb,
+            self.value,
+            self.head,
+            self.mult | self.shift << 16,
+            self.lsb_low | self.lsb_high << 16,
+            self.out_mult | self.out_shift << 16,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokensCommand:
+    """Keep the k most important of tokens 0..tokens-1; they become the list."""
+
+    tokens: int
+    k: int
+
+    def words(self) -> NDArray[np.uint32]:
+        """Return the command, uint32[16]."""
+        return _words(TOKENS, self.tokens, self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsCommand:
+    """Name the k most important of heads 0..heads-1."""
+
+    heads: int
+    k: int
+
+    def words(self) -> NDArray[np.uint32]:
+        """Return the command, uint32[16]."""
+        return _words(HEADS, self.heads, self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCommand:
+    """Start a pass: the list is 0..tokens-1; importance of tokens and heads is cleared if asked."""
+
+    tokens: int
+    clear_tokens: bool = True
+    clear_heads: bool = True
+
+    def words(self) -> NDArray[np.uint32]:
+        """Return the command, uint32[16]."""
+        return _words(RESET | int(self.clear_tokens) << 4 | int(self.clear_heads) << 5, self.tokens)
+
+
+Command = RowCommand | TokensCommand | HeadsCommand | ResetCommand
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operands:
+    """Codes as the engine's ports see them, one to an element; rows past the end read as 0.
+
+    Of each code the engine takes the low bits that the command says, sign-extended. A row of b-bit
+    codes takes D * b / 8 bytes of memory: `packed` gives them.
+
+    Attributes
+    ----------
+    query : int16[rows, D]
+        Queries in the order of the row commands, 12 bits each.
+    key_msb, value : int8[rows, D]
+    key_lsb : uint8[rows, D]
+        0..15. A key is msb * 16 + lsb.
+    """
+
+    query: NDArray[np.int16]
+    key_msb: NDArray[np.int8]
+    key_lsb: NDArray[np.uint8]
+    value: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What stays in the engine from run to run.
+
+    Attributes
+    ----------
+    tokens : int64[...]
+        Ids of the list, strictly increasing.
+    importance : int64[max_tokens]
+        I, summed over the lanes' copies; at power-up 0.
+    head_importance : int64[max_heads]
+        H.
+    """
+
+    tokens: NDArray[np.int64]
+    importance: NDArray[np.int64]
+    head_importance: NDArray[np.int64]
+
+
+def power_up(spec: AttentionSpec) -> State:
+    """Return the state that a run begins with unless told otherwise: all tokens, no importance."""
+    return State(
+        np.arange(spec.max_tokens),
+        np.zeros(spec.max_tokens, dtype=np.int64),
+        np.zeros(spec.max_heads, dtype=np.int64),
+    )
+
+
+def packed(codes: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
+    """Return rows of codes as their bytes in memory.
+
+    Parameters
+    ----------
+    codes : int8[rows, D] or uint8[rows, D]
+        Of each code the low `bits` bits are stored.
+    bits : {4, 6, 8}
+        Width of a code.
+
+    Returns
+    -------
+    uint8[rows, D * bits / 8]
+        Code 0 in the lowest bits of byte 0, the others above it without gaps.
+    """
+    if bits not in CODE_WIDTHS:
+        raise ValueError(f"attention: bits of a code must be 4, 6 or 8, not {bits!r}")
+    rows, columns = codes.shape
+    stored = codes.astype(np.uint8)[:, :, None] >> np.arange(bits, dtype=np.uint8) & np.uint8(1)
+    return np.packbits(stored.reshape(rows, columns * bits), axis=1, bitorder="little")
+
+
+def split_key(key: NDArray[np.integer]) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+    """Return the two planes of keys of up to 12 bits: key = msb * 16 + lsb."""
+    whole = key.astype(np.int16)
+    return (whole >> 4).astype(np.int8), (whole & 15).astype(np.uint8)
+
+
+def _words(*values: int) -> NDArray[np.uint32]:
+    words = np.zeros(WORDS, dtype=np.uint32)
+    words[: len(values)] = values
+    return words
+
+
+def check(
+    spec: AttentionSpec, commands: Sequence[Command], operands: Operands, state: State
+) -> None:
+    """Refuse what the engine does not admit (section 4).
+
+    Raises
+    ------
+    TypeError
+        If a command is of no known class, or an operand or the state has the wrong dtype or shape.
+    ValueError
+        If there is no command, a field is out of range, n exceeds the list as the commands before
+        leave it, a query is missing or has more than 12 bits, or the state is impossible.
+    """
+    if not commands:
+        raise ValueError("attention: there must be at least one command, not an empty sequence")
+    _check_state(spec, state)
+    listed = state.tokens.size
+    rows = 0
+    for number, command in enumerate(commands):
+        _check_fields(spec, number, command)
+        if isinstance(command, RowCommand):
+            rows += 1
+            if command.n > listed:
+                raise ValueError(
+                    f"attention: n of command {number} must be at most the list's {listed} tokens, "
+                    f"not {command.n!r}"
+                )
+        elif isinstance(command, TokensCommand):
+            listed = command.k
+        elif isinstance(command, ResetCommand):
+            listed = command.tokens
+    for name, dtype in _DTYPES.items():
+        array: NDArray[np.generic] = getattr(operands, name)
+        if array.dtype != dtype or array.ndim != 2 or array.shape[1] != spec.head_dim:
+            raise TypeError(
+                f"attention: operand {name} must be {np.dtype(dtype)}[rows, {spec.head_dim}], "
+                f"not {array.dtype}{list(array.shape)}"
+            )
+    if len(operands.query) < rows:
+        raise ValueError(
+            f"attention: there must be a query for each of the {rows} rows, "
+            f"not {len(operands.query)}"
+        )
+    if operands.query.size and not -2048 <= operands.query.min() <= operands.query.max() <= 2047:
+        raise ValueError("attention: queries must be in -2048..2047; quantise them to 12 bits")
+
+
+def _check_fields(spec: AttentionSpec, number: int, command: Command) -> None:
+    tokens, word, half = spec.max_tokens, 2**32 - 1, 2**16 - 1
+    if isinstance(command, RowCommand):
+        ranges = {
+            "tag": (0, word),
+            "n": (1, tokens),
+            "values": (0, command.n),
+            "key_msb": (0, word),
+            "key_lsb": (0, word),
+            "value": (0, word),
+            "head": (0, spec.max_heads - 1),
+            "mult": (0, half),
+            "shift": (0, SHIFT_MAX),
+            "lsb_low": (0, (1 << LOG_BITS) - 1),
+            "lsb_high": (0, (1 << LOG_BITS) - 1),
+            "out_mult": (0, half),
+            "out_shift": (0, OUT_SHIFT_MAX),
+        }
+        for name in ("msb_bits", "value_bits"):
+            value = getattr(command, name)
+            if value not in CODE_WIDTHS:
+                raise ValueError(
+                    f"attention: {name} of command {number} must be 4, 6 or 8, not {value!r}"
+                )
+    elif isinstance(command, TokensCommand):
+        ranges = {"tokens": (1, tokens), "k": (1, command.tokens)}
+    elif isinstance(command, HeadsCommand):
+        ranges = {"heads": (1, spec.max_heads), "k": (1, command.heads)}
+    elif isinstance(command, ResetCommand):  # pyright: ignore[reportUnnecessaryIsInstance]
+        ranges = {"tokens": (1, tokens)}
+    else:
+        raise TypeError(
+            f"attention: command {number} must be a RowCommand, TokensCommand, HeadsCommand or "
+            f"ResetCommand, not {command!r}"
+        )
+    for name, (low, high) in ranges.items():
+        value = getattr(command, name)
+        if not low <= value <= high:
+            raise ValueError(
+                f"attention: {name} of command {number} must be in {low}..{high}, not {value!r}"
+            )
+
+
+def _check_state(spec: AttentionSpec, state: State) -> None:
+    sizes = {"importance": spec.max_tokens, "head_importance": spec.max_heads}
+    for name in ("tokens", *sizes):
+        array: NDArray[np.int64] = getattr(state, name)
+        size = sizes.get(name, array.size)
+        if array.dtype != np.int64 or array.shape != (size,):
+            raise TypeError(
+                f"attention: {name} of the state must be int64[{size}], "
+                f"not {array.dtype}{list(array.shape)}"
+            )
+        if name in sizes and not 0 <= array.min() <= array.max() < 1 << IMPORTANCE_BITS:
+            raise ValueError(f"attention: {name} of the state must be in 0..{2**48 - 1}")
+    ids = state.tokens
+    if ids.size == 0 or ids[0] < 0 or ids[-1] >= spec.max_tokens or np.any(np.diff(ids) <= 0):
+        raise ValueError(
+            f"attention: tokens of the state must increase within 0..{spec.max_tokens - 1}, "
+            f"not {ids!r}"
+        )
+
+
+_DTYPES = {"query": np.int16, "key_msb": np.int8, "key_lsb": np.uint8, "value": np.int8}
