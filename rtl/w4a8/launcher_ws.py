@@ -10,6 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import (
     a_choices,
     a_slots,
@@ -22,7 +23,6 @@ from rtl.w4a8.layout import (
 from rtl.w4a8.loops import (
     Blocks,
     TileLoop,
-    index_bits,
     k_bits,
     spacing,
     tally,
