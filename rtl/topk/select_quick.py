@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quick-select with two FIFOs, as SpAtten publishes it (section 4.3)."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from cosil.engines.topk import PASS_LATENCY, TopkSpec
+from rtl.lib.lanes import count_below, lanes_below
+from rtl.lib.lfsr import Lfsr
+from rtl.lib.pipeline import register
+from rtl.topk.layout import (
+    balance,
+    cut_layout,
+    keys_layout,
+    lane_bits,
+    order_code,
+    row_bits,
+    task_layout,
+)
+from rtl.topk.side import DRAW_BITS, Side
+
+
+class SelectQuick(wiring.Component):
+    """Divides the keys at a random pivot until the cut lies among those equal to it.
+
+    Nothing waits for an addition: a side's count, its distance to the need and the pivot's place in
+    it, a product, grow with every row, so that a pass begins with a choice of registers.
+
+    Parameters
+    ----------
+    spec : TopkSpec
+
+    Members
+    -------
+    hand, task, need : In(1), In(task_layout), In(count_bits)
+        A job begins; only while `idle`. `need` is of no account where the task is trivial.
+    idle : Out(1)
+        A register: the stage is free.
+    known, cut : Out(1), Out(cut_layout)
+        The cut is decided; it stays until `take`.
+    first : Out(1)
+        In this cycle it is decided.
+    take : In(1)
+        The job leaves in this cycle.
+    held : Out(task_layout)
+        The job.
+    row, i : Out, In(keys_layout)
+        Row of the bank to read, and the row of the cycle before.
+    passes, read_bank, read_memory, compared, written : Out
+        Strobes and amounts for monitors.
+    """
+
+    hand: Signal
+    task: Any
+    need: Signal
+    idle: Signal
+    known: Signal
+    first: Signal
+    cut: Any
+    take: Signal
+    held: Any
+    row: Signal
+    i: Any
+    passes: Signal
+    read_bank: Signal
+    read_memory: Signal
+    compared: Signal
+    written: Signal
+
+    def __init__(self, spec: TopkSpec) -> None:
+        self._spec = spec
+        amount = range(spec.lanes + 1)
+        super().__init__(
+            {
+                "hand": In(1),
+                "task": In(task_layout(spec)),
+                "need": In(spec.count_bits),
+                "idle": Out(1),
+                "known": Out(1),
+                "first": Out(1),
+                "cut": Out(cut_layout(spec)),
+                "take": In(1),
+                "held": Out(task_layout(spec)),
+                "row": Out(row_bits(spec)),
+                "i": In(keys_layout(spec)),
+                "passes": Out(1),
+                "read_bank": Out(1),
+                "read_memory": Out(1),
+                "compared": Out(amount),
+                "written": Out(amount),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec, held, cut = self._spec, self.held, self.cut
+        m.submodules.lfsr = lfsr = Lfsr(spec.seed)
+        m.submodules.larger = larger = Side(spec)
+        m.submodules.smaller = smaller = Side(spec)
+        draw = lfsr.value[-DRAW_BITS:]
+        idle = Signal(init=1)
+        starts, waits = Signal(), Signal()
+        opens = Signal()  # the next pass is the job's first, on the bank
+        whole = Signal(spec.count_bits + DRAW_BITS)  # n times the draw, for that pass
+        # Minus the need; larger keys, and keys that are not smaller, minus the need.
+        short, above, reached = (Signal(balance(spec)) for _ in range(3))
+        next_short = Signal(balance(spec))
+        to_larger = Signal()
+        m.d.comb += [
+            self.idle.eq(idle),
+            to_larger.eq(~above[-1]),
+            self.first.eq(starts & Mux(opens, held.trivial, above[-1] & ~reached[-1])),
+            self.known.eq(self.first | waits),
+            self.passes.eq(starts & ~self.first),
+            lfsr.draw.eq(self.passes),
+            next_short.eq(Mux(opens | to_larger, short, reached)),
+            cut.mask.eq((~held.trivial).replicate(spec.key_bits)),
+            cut.ties.eq(Mux(held.trivial, held.kept, -above)),
+            self.written.eq(larger.count + smaller.count),
+        ]
+        for side in (larger, smaller):
+            m.d.comb += [side.draw.eq(draw), side.restart.eq(self.passes)]
+        entering = register(m, Const(1), self.compared, name="entering", stages=2)
+        with m.If(self.passes):
+            m.d.sync += [
+                opens.eq(0), short.eq(next_short), above.eq(next_short), reached.eq(next_short),
+            ]  # fmt: skip
+        with m.Else():
+            m.d.sync += [
+                above.eq(above + larger.count),
+                reached.eq(reached + (entering - smaller.count)),
+            ]
+        with m.If(self.hand):
+            m.d.sync += [
+                held.eq(self.task),
+                idle.eq(0),
+                opens.eq(1),
+                short.eq(-self.need),
+                whole.eq(draw * self.task.n),
+            ]
+        with m.If(self.take):
+            m.d.sync += idle.eq(1)
+        ended = self._read(m, larger, smaller, starts, opens, to_larger, whole)
+        m.d.sync += [starts.eq(self.hand | ended), waits.eq(self.known & ~self.take)]
+        return m
+
+    def _read(
+        self,
+        m: Module,
+        larger: Side,
+        smaller: Side,
+        starts: Signal,
+        opens: Signal,
+        to_larger: Signal,
+        whole: Signal,
+    ) -> Signal:
+        """Read the pivot's row and then the sequence; return the strobe a cycle before a START."""
+        spec = self._spec
+        place = whole[DRAW_BITS:]
+        runs, last = Signal(), Signal()
+        left = Signal(spec.count_bits)
+        row = Signal(row_bits(spec))
+        lane = Signal(lane_bits(spec))
+        from_bank, from_larger = Signal(), Signal()
+        lanes = Signal(spec.lanes)
+        m.d.comb += [
+            # At a START every memory reads its own pivot's row; one of them is looked at.
+            self.row.eq(Mux(starts, place[lane_bits(spec) :], row)),
+            larger.row.eq(Mux(starts, larger.pivot_row, row)),
+            smaller.row.eq(Mux(starts, smaller.pivot_row, row)),
+            last.eq(runs & (left <= spec.lanes)),
+            self.compared.eq(Mux(runs, count_below(left, spec.lanes), 0)),
+            self.read_bank.eq(Mux(starts, self.passes & opens, runs & from_bank)),
+            self.read_memory.eq(Mux(starts, self.passes & ~opens, runs & ~from_bank)),
+        ]
+        m.d.sync += lanes.eq(lanes_below(left, spec.lanes) & runs.replicate(spec.lanes))
+        with m.If(runs):
+            m.d.sync += [runs.eq(~last), left.eq(left - spec.lanes), row.eq(row + 1)]
+        with m.If(self.passes):
+            m.d.sync += [runs.eq(1), row.eq(0), from_bank.eq(opens), from_larger.eq(to_larger)]
+            with m.If(opens):
+                m.d.sync += [left.eq(self.held.n), lane.eq(place)]
+            with m.Elif(to_larger):
+                m.d.sync += [left.eq(larger.size), lane.eq(larger.pivot_lane)]
+            with m.Else():
+                m.d.sync += [left.eq(smaller.size), lane.eq(smaller.pivot_lane)]
+        source = Mux(from_larger, larger.o.as_value(), smaller.o.as_value())
+        stored = data.View(keys_layout(spec), source)
+        codes: Any = Signal(keys_layout(spec))
+        m.d.comb += [
+            codes[number].eq(Mux(from_bank, order_code(spec, self.i[number]), stored[number]))
+            for number in range(spec.lanes)
+        ]
+        self._divide(m, larger, smaller, codes, lanes, lane)
+        ended = last
+        for stage in range(PASS_LATENCY["quick_select"] - 1):
+            delayed = Signal(name=f"last_{stage}")
+            m.d.sync += delayed.eq(ended)
+            ended = delayed
+        return ended
+
+    def _divide(
+        self, m: Module, larger: Side, smaller: Side, codes: Any, lanes: Signal, lane: Signal
+    ) -> None:
+        """Take the pivot from a pass's first row, and give every later key to its side."""
+        spec = self._spec
+        pivot = Signal(spec.key_bits)
+        pivot_there = Signal()
+        m.d.sync += pivot_there.eq(self.passes)
+        with m.If(pivot_there):
+            m.d.sync += pivot.eq(codes[lane] if spec.lanes > 1 else codes[0])
+        m.d.comb += self.cut.prefix.eq(Mux(self.held.trivial, 0, pivot))
+        for side, belongs in ((larger, operator.gt), (smaller, operator.lt)):
+            m.d.comb += side.i.eq(codes)
+            m.d.comb += [
+                side.keep[number].eq(lanes[number] & belongs(codes[number], pivot))
+                for number in range(spec.lanes)
+            ]
