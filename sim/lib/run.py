@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Result of one job.
+    """Result of one job, or of several that follow each other through one engine.
 
     Attributes
     ----------
     y : ndarray
-        Output values; dtype and shape are the engine's.
+        Output values; dtype and shape are the engine's. Several jobs' one after the other.
     cycles : int
         Index of the cycle of the last output transfer + 1 (docs/decisions/0001).
     cycles_by_cause : mapping of str to int
@@ -26,9 +26,12 @@ class Run:
     counts : mapping of str to int
         Action counts, the names that the energy model prices.
     utilisation : float
-        Multiply-accumulates of the job over those that the array could have done in `cycles`.
+        Useful work over what the engine could have done in `cycles`: multiply-accumulates of an
+        array, rows of keys of a top-k engine.
     events : structured ndarray
         One record per scheduled unit of work, cycles as int64; empty unless a trace was asked for.
+    jobs : structured ndarray
+        One record per job with its cycles, where an engine overlaps several; else empty.
     """
 
     y: NDArray[Any]
@@ -37,3 +40,4 @@ class Run:
     counts: Mapping[str, int]
     utilisation: float
     events: NDArray[np.void]
+    jobs: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=np.dtype([])))

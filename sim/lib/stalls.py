@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.lib.kernel import inner
+
 KINDS = ("none", "random", "bursty")
 
 
@@ -120,6 +122,22 @@ def _wait(row: NDArray[np.bool_]) -> NDArray[np.int32]:
     at = np.arange(row.size)
     following = np.append(free, free[0] + row.size)
     return (following[np.searchsorted(free, at)] - at).astype(np.int32)
+
+
+
+@inner
+def is_stalled(stalls: Stalls, pattern: int, t: int) -> bool:
+    """Whether a pattern stalls its stream in cycle t."""
+    return stalls.bits[stalls.start[pattern] + t % stalls.length[pattern]] != 0
+
+
+@inner
+def unstalled(stalls: Stalls, pattern: int, t: int) -> int:
+    """Return the first cycle from t on in which a pattern is free."""
+    length = stalls.length[pattern]
+    if length == 1:
+        return t
+    return t + int(stalls.wait[stalls.start[pattern] + t % length])
 
 
 _FREE = np.zeros(1, dtype=np.bool_)

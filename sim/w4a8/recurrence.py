@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry, inner
-from sim.lib.stalls import Stalls
+from sim.lib.stalls import Stalls, unstalled
 from sim.w4a8.events import Record, note
 from sim.w4a8.fetch import cols_valid, rows_valid
 from sim.w4a8.plan import (
@@ -305,15 +305,6 @@ def _wait(causes: NDArray[np.int64], t: int, until: int, cause: int) -> int:
 
 
 @inner
-def _unstalled(stalls: Stalls, pattern: int, t: int) -> int:
-    """Return the first cycle from t on in which a pattern is free."""
-    length = stalls.length[pattern]
-    if length == 1:
-        return t
-    return t + int(stalls.wait[stalls.start[pattern] + t % length])
-
-
-@inner
 def _fetch(plan: Plan, stalls: Stalls, times: Times, stream: int, beats: int) -> int:
     """Ask for the stream's next unit; return the cycle from which it is usable."""
     unit = times.fetched[stream]
@@ -329,9 +320,9 @@ def _fetch(plan: Plan, stalls: Stalls, times: Times, stream: int, beats: int) ->
     else:
         t -= 1
         for _ in range(beats):
-            t = _unstalled(stalls, 2 * stream, t + 1)
+            t = unstalled(stalls, 2 * stream, t + 1)
             earliest = max(t + plan.memory_latency, response + 1)
-            response = _unstalled(stalls, 2 * stream + 1, earliest)
+            response = unstalled(stalls, 2 * stream + 1, earliest)
     times.request[stream] = t
     times.response[stream] = response
     return response + 1
@@ -378,7 +369,7 @@ def _flush(stalls: Stalls, times: Times, t: int) -> int:
         visible = times.pipe[scalars[PIPE_HEAD]] + scalars[DISABLED]
         if visible > t:
             break
-        transfer = _unstalled(stalls, 2 * Y, visible)
+        transfer = unstalled(stalls, 2 * Y, visible)
         scalars[DISABLED] += transfer - visible
         scalars[LAST_Y] = transfer
         scalars[PIPE_HEAD] = (scalars[PIPE_HEAD] + 1) % times.pipe.size
