@@ -90,44 +90,68 @@ class Cut(NamedTuple):
 
 def simulate(plan: Plan, jobs: Jobs, stalls: Stalls, record: Record) -> int:
     """Run jobs; return the number of cycles and fill `record`."""
-    most = int(np.diff(jobs.first).max())
-    work = Work(
+    work = make_work(plan, int(np.diff(jobs.first).max()))
+    return int(_run(plan, jobs, stalls, work, record))
+
+
+def make_work(plan: Plan, most: int) -> Work:
+    """Return the room that jobs of at most so many keys need."""
+    return Work(
         np.zeros(1 << int(plan.width.max()), dtype=np.int64),
         np.zeros(most, dtype=np.int64),
         np.zeros(most, dtype=np.int64),
         np.zeros(-(-most // plan.lanes) + 2, dtype=np.int64),
     )
-    return int(_run(plan, jobs, stalls, work, record))
 
 
 @entry
 def _run(plan: Plan, jobs: Jobs, stalls: Stalls, work: Work, record: Record) -> int:
     """Select, filter and time every job in turn; return the cycles."""
-    counts = record.counts
     state = np.int64(plan.seed)
     for job in range(jobs.k.size):
-        codes = jobs.codes[jobs.first[job] : jobs.first[job + 1]]
-        k = jobs.k[job]
-        first_pass = counts[PASSES]
-        if k == 0 or k >= codes.size:
-            cut = Cut(-1 if k else 0, 0, 0, 0)
-        elif plan.radix:
-            cut = _radix(plan, codes, job, work, record, k)
-        else:
-            cut, state = _quick_select(plan, codes, job, work, record, k, state)
-        beats = _filter(plan, jobs, job, cut, work, record)
+        first_pass = record.counts[PASSES]
+        cut, state, beats = select(plan, jobs, job, work, record, state)
         _time(plan, jobs, stalls, work, record, job, cut.cycles, beats)
-        for number in range(first_pass, min(counts[PASSES], record.passes.shape[0])):
+        for number in range(first_pass, min(record.counts[PASSES], record.passes.shape[0])):
             record.passes[number, 1] += record.marks[job, SELECTED] + 1
-        rows = -(-codes.size // plan.lanes)
-        counts[BANK_WRITE] += rows
-        counts[BANK_READ] += min(rows, work.beats[beats - 1] + FILTER_LATENCY + 1)
-        counts[HISTOGRAM] += plan.radix * codes.size
-        counts[ITEMS] += min(k, codes.size)
-        counts[JOB_BEATS] += 1
-        counts[KEYS_BEATS] += rows
-        counts[ITEMS_BEATS] += beats
     return record.marks[jobs.k.size - 1, LAST_OUTPUT] + 1
+
+
+@inner
+def select(
+    plan: Plan, jobs: Jobs, job: int, work: Work, record: Record, state: int
+) -> tuple[Cut, int, int]:
+    """Select and filter one job, without its times.
+
+    Items and counts go to `record`, passes too, relative to the cycle after the handoff to select.
+
+    Returns
+    -------
+    cut : Cut
+    state : int
+        The generator's, after the job's draws.
+    beats : int
+        Beats emitted; their rows are in `work.beats`.
+    """
+    counts = record.counts
+    codes = jobs.codes[jobs.first[job] : jobs.first[job + 1]]
+    k = jobs.k[job]
+    if k == 0 or k >= codes.size:
+        cut = Cut(-1 if k else 0, 0, 0, 0)
+    elif plan.radix:
+        cut = _radix(plan, codes, job, work, record, k)
+    else:
+        cut, state = _quick_select(plan, codes, job, work, record, k, state)
+    beats = _filter(plan, jobs, job, cut, work, record)
+    rows = -(-codes.size // plan.lanes)
+    counts[BANK_WRITE] += rows
+    counts[BANK_READ] += min(rows, work.beats[beats - 1] + FILTER_LATENCY + 1)
+    counts[HISTOGRAM] += plan.radix * codes.size
+    counts[ITEMS] += min(k, codes.size)
+    counts[JOB_BEATS] += 1
+    counts[KEYS_BEATS] += rows
+    counts[ITEMS_BEATS] += beats
+    return cut, state, beats
 
 
 @inner

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.lib.kernel import inner
 from sim.topk.counts import BANK_READ, ITEMS, ITEMS_BEATS
-from sim.topk.plan import FILTERED, LAST_OUTPUT, Jobs, Plan, Record
+from sim.topk.plan import FILTERED, LAST_OUTPUT, Plan, Record
 
 FILTERER = np.dtype(
     [
@@ -81,9 +81,7 @@ def make_filter(plan: Plan) -> Filter:
 
 
 @inner
-def take_cut(
-    plan: Plan, jobs: Jobs, filter_: Filter, record: Record, selector: Any, t: int
-) -> None:
+def take_cut(plan: Plan, filter_: Filter, record: Record, selector: Any, t: int) -> None:
     """Take over the decided job."""
     s = filter_.filterer[0]
     s.busy = 1

@@ -52,86 +52,124 @@ class Engine(NamedTuple):
 
 def simulate(plan: Plan, jobs: Jobs, stalls: Stalls, record: Record) -> int:
     """Run jobs cycle by cycle; return the number of cycles and fill `record`."""
-    engine = Engine(make_load(plan), make_select(plan), make_filter(plan))
-    cycles = int(_run(plan, jobs, stalls, engine, record))
+    cycles = int(_run(plan, jobs, stalls, make_engine(plan), record))
     if cycles < 0:
         raise RuntimeError(f"topk: the engine stood still after {-cycles} cycles; this is a defect")
     return cycles
 
 
+def make_engine(plan: Plan) -> Engine:
+    """Return the engine after reset."""
+    return Engine(make_load(plan), make_select(plan), make_filter(plan))
+
+
 @entry
 def _run(plan: Plan, jobs: Jobs, stalls: Stalls, engine: Engine, record: Record) -> int:
     """Step until the last output transfer; return the cycle count, or minus it if it hangs."""
-    load, select, filter_ = engine
-    loader, selector, filterer = load.loader[0], select.selector[0], filter_.filterer[0]
+    loader, filterer = engine.load.loader[0], engine.filter_.filterer[0]
     # The longest time between two of a job's transfers is a select of many small passes.
     patience = 64 + 8 * plan.depth * plan.lanes * (plan.depth + 4) + 4 * np.int64(stalls.bits.size)
     moved = 0
     jobs_left = jobs.k.size
     t = 0
     while jobs_left:
-        # What the registers show.
-        if plan.radix:
-            see_choice(plan, select, record, t)
-        else:
-            see_start(plan, select, record, t)
+        show(plan, engine, record, t)
         blocked = filterer.o_valid and is_stalled(stalls, ITEMS_STREAM, t)
         offered = loader.job < jobs.k.size and (t == 0 or not is_stalled(stalls, JOB_STREAM, t))
-        accepted = offered and not loader.busy and not load.occupied[loader.bank]
+        accepted = offered and job_ready(engine)
         keys_ready = loader.busy and loader.row < loader.rows
         transferred = keys_ready and not is_stalled(stalls, KEYS_STREAM, t)
-        selected = loader.complete and not selector.busy
-        filtered = selector.decided and not filterer.busy
-        cause = _cause(blocked, filterer.busy, selector.busy, transferred, keys_ready)
-        record.causes[cause] += 1
+        record.causes[_cause(engine, blocked, transferred, keys_ready)] += 1
         if accepted or transferred or (filterer.o_valid and not blocked):
             moved = t
         elif t - moved > patience:
             return -t
-
-        # The clock edge, downstream first.
-        if not blocked:
-            last = filterer.o_valid and transfer_beat(filter_, record, t)
-            bank = filterer.bank
-            filter_cycle(plan, filter_, load.banks, record)
-            if last:
-                finish_job(filter_)
-                jobs_left -= 1
-        else:
-            last = False
-            bank = 0
-        if plan.radix:
-            radix_cycle(plan, select, load.banks, record, t)
-        else:
-            quick_select_cycle(plan, select, load.banks, record, t)
-        if filtered:
-            take_cut(plan, jobs, filter_, record, selector, t)
-            selector.busy = 0
-            selector.decided = 0
-        load_cycle(plan, jobs, load, record, transferred, t)
-        if selected:
-            take_job(select, record, loader, t)
-            if plan.radix:
-                choose(plan, select, load.counters, loader.n)
-            hand_off_load(load)
-        if accepted:
-            accept_job(plan, jobs, load, record, t)
-        if last:
-            load.occupied[bank] = 0
+        jobs_left -= clock(plan, jobs, engine, record, accepted, transferred, blocked, t)
         t += 1
     return t
 
 
 @inner
-def _cause(
-    blocked: bool, filter_busy: bool, select_busy: bool, transferred: bool, keys_ready: bool
-) -> int:
+def show(plan: Plan, engine: Engine, record: Record, t: int) -> None:
+    """Let select see its choice or START, before anything else of cycle t."""
+    if plan.radix:
+        see_choice(plan, engine.select, record, t)
+    else:
+        see_start(plan, engine.select, record, t)
+
+
+@inner
+def job_ready(engine: Engine) -> bool:
+    """Whether a job would be accepted in this cycle."""
+    loader = engine.load.loader[0]
+    return not loader.busy and not engine.load.occupied[loader.bank]
+
+
+@inner
+def clock(
+    plan: Plan,
+    jobs: Jobs,
+    engine: Engine,
+    record: Record,
+    accepted: bool,
+    transferred: bool,
+    blocked: bool,
+    t: int,
+) -> bool:
+    """Clock all registers at the end of cycle t, downstream first.
+
+    Parameters
+    ----------
+    accepted, transferred : bool
+        A job, a row of keys is transferred.
+    blocked : bool
+        The output register holds a beat that is not taken.
+
+    Returns
+    -------
+    bool
+        Whether a job's last beat was transferred.
+    """
+    load, select, filter_ = engine
+    loader, selector, filterer = load.loader[0], select.selector[0], filter_.filterer[0]
+    selected = loader.complete and not selector.busy
+    filtered = selector.decided and not filterer.busy
+    last = False
+    bank = filterer.bank
+    if not blocked:
+        last = filterer.o_valid != 0 and transfer_beat(filter_, record, t)
+        filter_cycle(plan, filter_, load.banks, record)
+        if last:
+            finish_job(filter_)
+    if plan.radix:
+        radix_cycle(plan, select, load.banks, record, t)
+    else:
+        quick_select_cycle(plan, select, load.banks, record, t)
+    if filtered:
+        take_cut(plan, filter_, record, selector, t)
+        selector.busy = 0
+        selector.decided = 0
+    load_cycle(plan, jobs, load, record, transferred, t)
+    if selected:
+        take_job(select, record, loader, t)
+        if plan.radix:
+            choose(plan, select, load.counters, loader.n)
+        hand_off_load(load)
+    if accepted:
+        accept_job(plan, jobs, load, record, t)
+    if last:
+        load.occupied[bank] = 0
+    return last
+
+
+@inner
+def _cause(engine: Engine, blocked: bool, transferred: bool, keys_ready: bool) -> int:
     """Return what the cycle is charged to (section 6)."""
     if blocked:
         return STALLED_OUT
-    if filter_busy:
+    if engine.filter_.filterer[0].busy:
         return FILTER
-    if select_busy:
+    if engine.select.selector[0].busy:
         return SELECT
     if transferred:
         return LOAD
