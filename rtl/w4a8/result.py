@@ -27,8 +27,8 @@ class ResultPair(wiring.Component):
     Members
     -------
     control : In(result_layout)
-        os: writes `sums` in this cycle. ws: reads the word that `sums` of the next cycle are added
-        to; the total is written one cycle after that.
+        os: writes `sums` in this cycle. ws: reads the word to which `sums` are added two cycles
+        later; the total is written one cycle after that.
     control_out : Out(result_layout)
         `control` one cycle later, for the pair to the right.
     sums : In(array of cols)
@@ -68,9 +68,12 @@ class ResultPair(wiring.Component):
         m = Module()
         control = self.control
         m.d.sync += self.control_out.eq(control)
-        write: Any = control if self._os else Signal(control.shape())
+        write: Any = control
         if not self._os:
-            m.d.sync += write.eq(self.control_out)
+            # At the read data, at the sums, at the write.
+            for name in ("control_read", "control_sum", "control_write"):
+                write, earlier = Signal(control.shape(), name=name), write
+                m.d.sync += write.eq(earlier)
         m.d.comb += self.written.eq(write.en & write.done)
         for col in range(self._cols):
             # One memory word per column: the drain and, in ws, the addition read at the same time,
@@ -89,14 +92,19 @@ class ResultPair(wiring.Component):
             if self._os:
                 m.d.comb += write_port.data.eq(self.sums[col])
                 continue
-            add_port = memory.read_port()
+            # The access time of a block RAM leaves no time for a sum. The word may be the one that
+            # is being written: three cycles between waves of one row are enough.
+            add_port = memory.read_port(transparent_for=(write_port,))
+            stored = Signal(self._spec.acc_bits, name=f"stored_{col}", reset_less=True)
             total = Signal(self._spec.acc_bits, name=f"total_{col}", reset_less=True)
-            stored = Mux(self.control_out.add, add_port.data, 0)
             m.d.comb += [
                 add_port.addr.eq(control.addr),
                 write_port.data.eq(total),
             ]
-            m.d.sync += total.eq(stored + self.sums[col].as_signed())
+            m.d.sync += [
+                stored.eq(Mux(self.control_out.add, add_port.data, 0)),
+                total.eq(stored + self.sums[col].as_signed()),
+            ]
         return m
 
 
@@ -208,19 +216,19 @@ class ShadowWriter(wiring.Component):
 
 
 class SumDelay(wiring.Component):
-    """ws: delays a wave's result control until its sum leaves the first pair.
+    """ws: delays a wave's result control until the first pair reads what its sum is added to.
 
     Members
     -------
     launch, control : In, Out(result_layout)
-        Control at the launch, and R + 2 cycles later.
+        Control at the launch, and R + 1 cycles later.
     """
 
     launch: Any
     control: Any
 
     def __init__(self, spec: W4A8Spec) -> None:
-        self._stages = spec.array_rows + 2
+        self._stages = spec.array_rows + 1
         super().__init__({"launch": In(result_layout(spec)), "control": Out(result_layout(spec))})
 
     def elaborate(self, platform: object) -> Module:
