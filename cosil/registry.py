@@ -91,6 +91,16 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 bench="verif.w4a8",
                 energy="energy_models.w4a8:ACTIONS",
             ),
+            Engine(
+                name="topk",
+                summary="exact streaming top-k in input order: radix select, or quick-select",
+                spec="cosil.engines.topk:TopkSpec",
+                reference="algos.reference.topk:reference",
+                simulator="sim.topk:run",
+                rtl="rtl.topk:Topk",
+                bench="verif.topk",
+                energy="energy_models.topk:ACTIONS",
+            ),
         )
     }
 )
@@ -120,6 +130,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 formats=("int4 per channel", "int4 per group"),
                 engines=("w4a8",),
             ),
+            Method(
+                name="spatten",
+                summary="cascade token and head pruning, value pruning, key LSBs on demand "
+                "(arXiv 2012.09852)",
+                function="algos.spatten:compress",
+                formats=("int4 per channel", "int4 per group", "attention program"),
+                engines=("w4a8", "attention"),
+            ),
         )
     }
 )
@@ -145,6 +163,21 @@ def method(name: str) -> Method:
         If there is none; the message lists the known names and the nearest.
     """
     return METHODS[_known("method", name, METHODS)]
+
+
+def engine_of(spec: object) -> Engine:
+    """Return the engine whose spec an object is.
+
+    Raises
+    ------
+    TypeError
+        If it is no engine's.
+    """
+    entry = f"{type(spec).__module__}:{type(spec).__qualname__}"
+    for engine in ENGINES.values():
+        if engine.spec == entry:
+            return engine
+    raise TypeError(f"spec must be an engine's, not {spec!r}")
 
 
 def spec_from_table(table: Mapping[str, Any]) -> Any:

@@ -44,12 +44,15 @@ class KVCache:
         Number of positions held.
     keys, values : dict of str to Tensor
         Per attention node, (B, kv_heads, length, head_dim).
+    cascade : object or None
+        State of pruned attention after those calls, `algos.reference.attention_node.Cascade`.
     """
 
     def __init__(self) -> None:
         self.length = 0
         self.keys: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
+        self.cascade: object | None = None
         self._new: dict[str, tuple[Tensor, Tensor]] = {}
 
     def extend(self, name: str, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +63,9 @@ class KVCache:
         self._new[name] = (key, value)
         return key, value
 
-    def commit(self, positions: int) -> None:
+    def commit(self, positions: int, cascade: object | None = None) -> None:
         """Keep what this call added: a call that fails half-way leaves the cache as it was."""
+        self.cascade = cascade
         for name, (key, value) in self._new.items():
             self.keys[name] = key
             self.values[name] = value

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from algos.lib.float_ops import KVCache
 from algos.reference import vector
+from algos.reference.attention_node import Cascade, attention
 from algos.reference.w4a8 import (
     EXACT_FLOAT32,
     EXACT_FLOAT64,
@@ -61,13 +62,14 @@ def execute(
     observe : callable, optional
         Called with the name and value of each network input and, in order, of each node.
     cache : KVCache, optional
-        Keys and values of the positions of earlier calls; extended in place by this call's.
+        Keys and values of the positions of earlier calls, and the importance of tokens and heads
+        where attention is pruned; extended in place by this call's.
 
     Returns
     -------
     dict of str to Tensor
         The network's outputs. Feeding a sequence in pieces through a cache gives the same bits as
-        feeding it whole, where attention is causal.
+        feeding it whole, where attention is causal and neither tokens nor heads are pruned.
 
     Raises
     ------
@@ -109,14 +111,21 @@ class Reference:
     ) -> dict[str, Tensor]:
         """Run the network; see :func:`execute`."""
         values = _bind(self.network, inputs)
-        positions = next(iter(values.values())).shape[1:2]
+        batch, *positions = next(iter(values.values())).shape[:2]
+        cascade: Cascade | None = None
+        if any(node.engine == "attention" for node in self.network.nodes):
+            cascade = Cascade.begin(batch, positions[0], cache)
         if observe is not None:
             for name, value in values.items():
                 observe(name, value)
         keep = set(self.network.outputs)
         for index, node in enumerate(self.network.nodes):
             arguments = tuple(values[name] for name in node.inputs)
-            result = self._node(node, arguments, cache)
+            if node.engine == "attention":
+                assert cascade is not None
+                result = attention(node, arguments, cache, cascade)
+            else:
+                result = self._node(node, arguments, cache)
             values[node.name] = result
             if observe is not None:
                 observe(node.name, result)
@@ -124,7 +133,7 @@ class Reference:
                 if self._last_use[name] == index and name not in keep:
                     values.pop(name, None)
         if cache is not None:
-            cache.commit(positions[0])
+            cache.commit(positions[0], cascade)
         return {name: values[name] for name in self.network.outputs}
 
     def _node(self, node: Node, inputs: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:

@@ -34,7 +34,7 @@ def apply(node: Node, inputs: tuple[Tensor, ...], cache: KVCache | None = None) 
     Parameters
     ----------
     node : Node
-        Any operation but `linear` and `conv2d`.
+        Any operation but `linear`, `conv2d`, and attention on an engine.
     inputs : tuple of Tensor
         The node's inputs.
     cache : KVCache, optional
@@ -332,9 +332,12 @@ def _norm(node: Node, x: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:
     return normalise(x[0], _words(node, "gamma"), beta, eps, centre=centre)
 
 
-def _attention(node: Node, x: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:
+def attention_heads(
+    node: Node, x: tuple[Tensor, ...], cache: KVCache | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query, key and value of an attention node as float16[B, heads, L, d], rotated."""
     at = node.attrs
-    heads, dim = int(at["heads"]), int(at["head_dim"])
+    dim = int(at["head_dim"])
     query, key, value = (part.reshape(*part.shape[:2], -1, dim).transpose(1, 2) for part in x)
     style = at.get("rope", "none")
     if style != "none":
@@ -342,6 +345,13 @@ def _attention(node: Node, x: tuple[Tensor, ...], cache: KVCache | None) -> Tens
         cos = _positions(node, _words(node, "cos"), length, cache)
         sin = _positions(node, _words(node, "sin"), length, cache)
         query, key = rotate(query, cos, sin, style), rotate(key, cos, sin, style)
+    return query, key, value
+
+
+def _attention(node: Node, x: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:
+    at = node.attrs
+    heads, dim = int(at["heads"]), int(at["head_dim"])
+    query, key, value = attention_heads(node, x, cache)
     if cache is not None:
         key, value = cache.extend(node.name, key, value)
     exp = tensor_of(node.tensors["exp"].words.astype("int64"))
