@@ -10,9 +10,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.counters import tally
 from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import PARAMETER_BEATS
-from rtl.w4a8.loops import TileLoop, tally, tile_sizes
+from rtl.w4a8.loops import TileLoop, tile_sizes
 
 
 class StepLoop(wiring.Component):

@@ -10,10 +10,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.fixed_point import FixedPointLane
 from rtl.lib.pipeline import register
 from rtl.lib.widths import index_bits
 from rtl.w4a8.edge import async_memory
-from rtl.w4a8.epilogue_fixed import EpilogueFixedLane
 from rtl.w4a8.epilogue_fp16 import EpilogueFp16Lane
 from rtl.w4a8.layout import PARAMETER_BEATS
 from rtl.w4a8.operand import beat_write
@@ -95,7 +95,7 @@ class Epilogue(wiring.Component):
             chosen = self._choose(columns, spec.e_bits, lane, self.group)
             column = register(m, en, chosen, name=f"column_{lane}")
             acc = self._choose(self.acc.as_value(), spec.acc_bits, lane, group)
-            part = EpilogueFp16Lane(spec) if self._fp16 else EpilogueFixedLane(spec)
+            part = EpilogueFp16Lane(spec) if self._fp16 else FixedPointLane(spec.acc_bits)
             m.submodules[f"lane_{lane}"] = part
             m.d.comb += [part.en.eq(en), part.acc.eq(acc), self.y[lane].eq(part.y)]
             if isinstance(part, EpilogueFp16Lane):

@@ -10,8 +10,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.counters import tally
 from rtl.w4a8.layout import column_layout, row_layout, scale_slots
-from rtl.w4a8.loops import TileLoop, k_bits, spacing, tally, tile_sizes
+from rtl.w4a8.loops import TileLoop, k_bits, spacing, tile_sizes
 
 
 class LauncherOs(wiring.Component):

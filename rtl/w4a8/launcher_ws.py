@@ -10,6 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.counters import tally
 from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import (
     a_choices,
@@ -25,7 +26,6 @@ from rtl.w4a8.loops import (
     TileLoop,
     k_bits,
     spacing,
-    tally,
     tile_sizes,
 )
 

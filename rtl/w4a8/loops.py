@@ -61,18 +61,6 @@ class Blocks:
         ]
 
 
-def tally(
-    m: Module, name: str, limit: int, up: Value, down: Value, *, init: int = 0, by: int = 1
-) -> Signal:
-    """Return a counter in 0..limit that `up` raises and `down` lowers, seen in the next cycle."""
-    count = Signal(range(limit + 1), name=name, init=init)
-    with m.If(up & ~down):
-        m.d.sync += count.eq(count + by)
-    with m.Elif(down & ~up):
-        m.d.sync += count.eq(count - by)
-    return count
-
-
 def spacing(m: Module, name: str, cycles: int, event: Value, *, clear: Value) -> Value:
     """Return 1 where `event` was not high in any of the last `cycles` - 1 cycles since `clear`."""
     if cycles < 2:

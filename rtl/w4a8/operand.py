@@ -10,8 +10,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from rtl.lib.counters import tally
 from rtl.lib.widths import index_bits
-from rtl.w4a8.loops import tally
 
 
 def chunk_write(beat_bits: int, slots: int, lines: int) -> data.StructLayout:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.fixed_point import FixedPointLane
 from rtl.lib.verilog import to_verilog
-from rtl.w4a8.epilogue_fixed import EpilogueFixedLane
 from rtl.w4a8.epilogue_fp16 import EpilogueFp16Lane
 from rtl.w4a8.requant import Requant
 from verif.lib.vectors import run_vectors
@@ -28,21 +27,24 @@ CHANNEL = W4A8Spec(max_k=16384)
 GROUP = W4A8Spec(scales="group", max_k=65536)
 """Accumulators of 26 and, the widest that a spec admits, 32 bits."""
 
-Part = Requant | EpilogueFp16Lane | EpilogueFixedLane
+Part = Requant | EpilogueFp16Lane | FixedPointLane
 Run = Callable[..., dict[str, NDArray[np.uint64]]]
 
+WIDE_ACC_BITS = 43
+"""The widest accumulator of the attention engine, which has the fixed lane too."""
 
 INPUTS = {
-    "en": 1, "code": 4, "scale": 16, "acc": signed(32), "s_ch": 32, "a_s": 32, "column": 64,
-    "relu": 1, "wide": 1,
+    "en": 1, "code": 4, "scale": 16, "acc": signed(WIDE_ACC_BITS), "s_ch": 32, "a_s": 32,
+    "column": 64, "relu": 1, "wide": 1,
 }  # fmt: skip
-PARTS: dict[str, tuple[Callable[[W4A8Spec], Part], W4A8Spec]] = {
-    "w_twos": (Requant, W4A8Spec(scales="group", weight_encoding="twos")),
-    "w_offset": (Requant, GROUP),
-    "y_channel": (EpilogueFp16Lane, CHANNEL),
-    "y_group": (EpilogueFp16Lane, GROUP),
-    "y_fixed_channel": (EpilogueFixedLane, replace(CHANNEL, epilogue="fixed")),
-    "y_fixed_group": (EpilogueFixedLane, replace(GROUP, epilogue="fixed")),
+PARTS: dict[str, Callable[[], Part]] = {
+    "w_twos": lambda: Requant(W4A8Spec(scales="group", weight_encoding="twos")),
+    "w_offset": lambda: Requant(GROUP),
+    "y_channel": lambda: EpilogueFp16Lane(CHANNEL),
+    "y_group": lambda: EpilogueFp16Lane(GROUP),
+    "y_fixed_channel": lambda: FixedPointLane(CHANNEL.acc_bits),
+    "y_fixed_group": lambda: FixedPointLane(GROUP.acc_bits),
+    "y_fixed_wide": lambda: FixedPointLane(WIDE_ACC_BITS),
 }
 """Output port of `Parts`, and the part that drives it."""
 
@@ -57,8 +59,8 @@ class Parts(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Connect every input of a part to the port of that name."""
         m = Module()
-        for name, (make, spec) in PARTS.items():
-            m.submodules[name] = part = make(spec)
+        for name, make in PARTS.items():
+            m.submodules[name] = part = make()
             for port, member in part.signature.members.items():
                 if member.flow == In:
                     m.d.comb += getattr(part, port).eq(getattr(self, port))
@@ -144,7 +146,7 @@ def test_fp16_lane_equals_numpy(run: Run, port: str, spec: W4A8Spec) -> None:
     n, stages = 400_000, spec.epilogue_latency - 1
     acc = _acc_patterns(rng, n, spec.acc_bits)
     s_ch, a_s = _f32_patterns(rng, n), _f32_patterns(rng, n)
-    got = run(acc=acc.astype(np.uint32), s_ch=s_ch, a_s=a_s)
+    got = run(acc=acc & (1 << WIDE_ACC_BITS) - 1, s_ch=s_ch, a_s=a_s)
     expected = _fp16_expected(acc, s_ch, a_s)
     # The mixture must reach what is hard: subnormal, infinite and NaN results in number.
     exponent = (expected >> 10) & 31
@@ -194,8 +196,12 @@ def test_fixed_lane_equals_python_integers(run: Run, relu: bool, wide: bool) -> 
     """The lane gives the exact rounded, clamped quotient for 60,000 random and corner cases."""
     rng = np.random.default_rng([relu, wide])
     n = 60_000
-    for port, spec in (("y_fixed_channel", CHANNEL), ("y_fixed_group", GROUP)):
-        acc = _acc_patterns(rng, n, spec.acc_bits)
+    for port, bits in (
+        ("y_fixed_channel", CHANNEL.acc_bits),
+        ("y_fixed_group", GROUP.acc_bits),
+        ("y_fixed_wide", WIDE_ACC_BITS),
+    ):
+        acc = _acc_patterns(rng, n, bits)
         size = rng.integers(0, 32, n)
         bias = np.where(
             rng.integers(0, 6, n) == 0,
@@ -218,12 +224,12 @@ def test_fixed_lane_equals_python_integers(run: Run, relu: bool, wide: bool) -> 
             | shift.astype(np.uint64) << np.uint64(48)
         )
         flags = {"relu": np.full(n, relu), "wide": np.full(n, wide)}
-        got = run(acc=acc.astype(np.uint32), column=column, **flags)[port]
+        got = run(acc=acc & (1 << WIDE_ACC_BITS) - 1, column=column, **flags)[port]
         expected = _fixed_expected(acc, column, relu, wide)
         top = 32767 if wide else 127
         assert expected.count(top) > 200
         assert len(set(expected)) > 100
-        stages = W4A8Spec(epilogue="fixed").epilogue_latency - 1
+        stages = FixedPointLane.STAGES
         np.testing.assert_array_equal(expected[:-stages], got[stages:], err_msg=port)
 
 
@@ -235,7 +241,7 @@ def test_lanes_stand_still_without_enable(run: Run) -> None:
     acc = _acc_patterns(rng, n, CHANNEL.acc_bits)
     s_ch, a_s = _f32_patterns(rng, n), _f32_patterns(rng, n)
     column = rng.integers(0, 1 << 54, n, dtype=np.uint64)
-    got = run(en=en, acc=acc.astype(np.uint32), s_ch=s_ch, a_s=a_s, column=column)
+    got = run(en=en, acc=acc & (1 << WIDE_ACC_BITS) - 1, s_ch=s_ch, a_s=a_s, column=column)
     taken = np.flatnonzero(en)
     for port, latency, expected in (
         ("y_channel", CHANNEL.epilogue_latency, _fp16_expected(acc, s_ch, a_s)),

@@ -1,63 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lane of the fixed-point epilogue (docs/engines/w4a8.md, section 1)."""
+"""One lane of a fixed-point epilogue (docs/engines/w4a8.md, section 1)."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from cosil.engines.w4a8 import W4A8Spec
 from rtl.lib.float32 import round_up
 from rtl.lib.pipeline import register
 
 COLUMN = data.StructLayout(
     {"bias": signed(32), "mult": 16, "shift": 6, "reserved": 10},
 )
-"""Parameters of one column as the stream `i_e` carries them, low bits first."""
+"""Parameters of one column, low bits first."""
 
 _SPLIT = 17
-"""Low bits of the sum in one multiplier: an 18-bit signed operand holds them."""
+"""Bits of the sum in one multiplier: an 18-bit signed operand holds them."""
 
 
-class EpilogueFixedLane(wiring.Component):
+class FixedPointLane(wiring.Component):
     """y = sat(RNE((acc + bias) * mult / 2^shift)), ties to even, relu before saturation.
 
     Parameters
     ----------
-    spec : W4A8Spec
-        Gives the accumulator width.
+    acc_bits : int
+        Width of the accumulator.
 
     Members
     -------
     en : In(1)
-        Clock enable of all ``epilogue_latency - 1`` stages.
-    acc : In(signed(spec.acc_bits))
+        Clock enable of all `STAGES` stages.
+    acc : In(signed(acc_bits))
         Accumulator.
-    column : In(64)
-        bias in bits 0..31, mult in 32..47, shift in 48..53, the rest ignored.
+    column : In(COLUMN)
+        `reserved` is ignored.
     relu : In(1)
         Negative results become 0. Constant while results are in flight.
     wide : In(1)
         Saturate to int16 instead of int8. Constant while results are in flight.
     y : Out(16)
-        Result, an int8 sign-extended, six enabled cycles later; a register.
+        Result, an int8 sign-extended, `STAGES` enabled cycles later; a register.
     """
 
     en: Signal
     acc: Signal
-    column: Signal
+    column: Any
     relu: Signal
     wide: Signal
     y: Signal
 
-    def __init__(self, spec: W4A8Spec) -> None:
-        self._spec = spec
+    STAGES = 6
+
+    def __init__(self, acc_bits: int) -> None:
+        self._acc_bits = acc_bits
         super().__init__(
             {
                 "en": In(1),
-                "acc": In(signed(spec.acc_bits)),
-                "column": In(64),
+                "acc": In(signed(acc_bits)),
+                "column": In(COLUMN),
                 "relu": In(1),
                 "wide": In(1),
                 "y": Out(16),
@@ -69,28 +72,33 @@ class EpilogueFixedLane(wiring.Component):
         en = self.en
         # 1: operands come straight out of a memory, whose access time fills most of a cycle.
         acc = register(m, en, self.acc, name="acc_reg")
-        column = data.View(COLUMN, register(m, en, self.column, name="column_reg"))
+        column = register(m, en, self.column, name="column_reg")
 
-        # 2: |acc| < 2^31 and the bias is an int32, so 33 bits hold the sum.
-        total = Signal(signed(33))
+        # 2: one bit more than the wider of accumulator and bias holds the sum.
+        total = Signal(signed(max(self._acc_bits, 32) + 1))
         m.d.comb += total.eq(acc + column.bias)
         total = register(m, en, total, name="total_reg")
         mult = register(m, en, column.mult, name="mult")
         early = register(m, en, column.shift, name="shift", stages=2)
         shift = register(m, en, early, name="shift_last")
 
-        # 3, 4: two products that fit an 18x18 multiplier, and their sum.
-        low = register(m, en, total[:_SPLIT] * mult, name="low")
-        high = register(m, en, total[_SPLIT:].as_signed() * mult, name="high")
-        scaled = Signal(signed(50))
-        m.d.comb += scaled.eq((high << _SPLIT) + low)
+        # 3, 4: products that fit an 18x18 multiplier, and their sum.
+        scaled = Signal(signed(len(total) + len(mult) + 1))
+        parts: list[Value] = []
+        for first in range(0, len(total), _SPLIT):
+            part = total[first : first + _SPLIT]
+            if first + _SPLIT >= len(total):
+                part = part.as_signed()
+            part = register(m, en, part * mult, name=f"product_{first}")
+            parts.append(part << first)
+        m.d.comb += scaled.eq(sum(parts[1:], start=parts[0]))
         scaled = register(m, en, scaled, name="scaled_reg")
 
         # 5: shift right; the bits that leave decide the rounding. Those below half are masked,
         # not shifted: the shift is known a stage before the product, so the mask is a register.
         below_half = Cat(early > bit + 1 for bit in range(len(scaled)))
         below_half = register(m, en, below_half, name="below_half")
-        halves = Signal(signed(50 + 1))
+        halves = Signal(signed(len(scaled) + 1))
         m.d.comb += halves.eq(Cat(Const(0, 1), scaled).as_signed() >> shift)
         floor = register(m, en, halves[1:].as_signed(), name="floor")
         half = register(m, en, halves[0], name="half")
@@ -124,5 +132,4 @@ class EpilogueFixedLane(wiring.Component):
         with m.Else():
             m.d.comb += y.eq(bound)
         m.d.comb += self.y.eq(register(m, en, y, name="y_reg"))
-        assert self._spec.epilogue_latency - 1 == 6
         return m
