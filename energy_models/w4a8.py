@@ -7,62 +7,12 @@ streams. Leakage, clock tree, wires between PEs and control logic are not in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from cosil.engines.w4a8 import W4A8Spec
-from energy_models.lib.tables import read_table
-from energy_models.lib.technology import TECHNOLOGIES, ZERO, Estimate, Technology, load_technology
-
-MEMORIES = ("lpddr4", "hbm2", "ddr3", "sram_1mb")
-"""What may be behind the streams; the default first."""
-
-CostModel = Callable[[W4A8Spec, Technology], Estimate]
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """How one counted action is priced.
-
-    Attributes
-    ----------
-    component : str
-        Bar of the energy plot that it belongs to.
-    cost : callable
-        (spec, technology) -> pJ of one action; for a stream, of one transfer without the memory.
-    stream_bits : callable or None
-        spec -> bits that one transfer moves from or to the memory; None if it moves none.
-    """
-
-    component: str
-    cost: CostModel
-    stream_bits: Callable[[W4A8Spec], int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """Energy of a run.
-
-    Attributes
-    ----------
-    components : mapping of str to float
-        pJ by component; sums to `total_pj`.
-    actions : mapping of str to float
-        pJ by action; sums to `total_pj`.
-    total_pj, low_pj, high_pj : float
-        The estimate, and the range that the sources leave open.
-    technology, memory : str
-        Names of the tables.
-    """
-
-    components: Mapping[str, float]
-    actions: Mapping[str, float]
-    total_pj: float
-    low_pj: float
-    high_pj: float
-    technology: str
-    memory: str
+from energy_models.lib.pricing import MEMORIES, Action, Breakdown, price, stream
+from energy_models.lib.technology import TECHNOLOGIES, Estimate, Technology, load_technology
 
 
 def energy(
@@ -90,32 +40,7 @@ def energy(
     ValueError
         If a count, the technology or the memory is unknown.
     """
-    for name in counts:
-        if name not in ACTIONS:
-            raise ValueError(f"w4a8: unknown action {name!r}; known are {', '.join(ACTIONS)}")
-    tech = load_technology(technology)
-    per_bit = _memory_pj_per_bit(memory, tech)
-    components: dict[str, float] = {}
-    actions: dict[str, float] = {}
-    total = ZERO
-    for name, action in ACTIONS.items():
-        count = counts.get(name, 0)
-        parts = [(action.component, action.cost(spec, tech) * count)]
-        if action.stream_bits is not None:
-            parts.append((f"memory ({memory})", per_bit * (action.stream_bits(spec) * count)))
-        for component, part in parts:
-            components[component] = components.get(component, 0.0) + part.value
-            actions[name] = actions.get(name, 0.0) + part.value
-            total += part
-    return Breakdown(
-        MappingProxyType(components),
-        MappingProxyType(actions),
-        total.value,
-        total.low,
-        total.high,
-        technology,
-        memory,
-    )
+    return price("w4a8", ACTIONS, spec, counts, technology, memory)
 
 
 def area(spec: W4A8Spec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
@@ -200,17 +125,6 @@ def _ring_read(spec: W4A8Spec, tech: Technology) -> Estimate:
     return tech.sram_read_pj(_ring_bytes(spec), 8)
 
 
-def _beat(bits: Callable[[W4A8Spec], int]) -> CostModel:
-    def cost(spec: W4A8Spec, tech: Technology) -> Estimate:
-        return tech.register_pj(bits(spec))
-
-    return cost
-
-
-def _stream(bits: Callable[[W4A8Spec], int]) -> Action:
-    return Action("streams", _beat(bits), bits)
-
-
 def _a_bits(spec: W4A8Spec) -> int:
     return 8 * spec.a_beat_bytes
 
@@ -235,7 +149,7 @@ def _y_bits(spec: W4A8Spec) -> int:
     return 16 * spec.epilogue_lanes
 
 
-ACTIONS: Mapping[str, Action] = MappingProxyType(
+ACTIONS: Mapping[str, Action[W4A8Spec]] = MappingProxyType(
     {
         "mac": Action("multiply-accumulate", _mac),
         "operand_reg": Action("operand registers", _operand_register),
@@ -245,22 +159,12 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
         "epilogue": Action("epilogue", _epilogue),
         "ring_write_bytes": Action("operand buffers", _ring_write),
         "ring_read_bytes": Action("operand buffers", _ring_read),
-        "a_beats": _stream(_a_bits),
-        "w_beats": _stream(_w_bits),
-        "s_beats": _stream(_s_bits),
-        "e_beats": _stream(_e_bits),
-        "r_beats": _stream(_r_bits),
-        "y_beats": _stream(_y_bits),
+        "a_beats": stream(_a_bits),
+        "w_beats": stream(_w_bits),
+        "s_beats": stream(_s_bits),
+        "e_beats": stream(_e_bits),
+        "r_beats": stream(_r_bits),
+        "y_beats": stream(_y_bits),
     }
 )
 """Action name (section 8) -> how it is priced. The simulator and the bench count the same names."""
-
-
-def _memory_pj_per_bit(name: str, tech: Technology) -> Estimate:
-    if name not in MEMORIES:
-        raise ValueError(f"memory must be one of {', '.join(MEMORIES)}, not {name!r}")
-    if name == "sram_1mb":
-        return tech.sram_read_pj(1 << 20, 64) * (1 / 64)
-    entry = read_table("memories")[name]
-    factor = entry["uncertainty"]
-    return Estimate(entry["value"], entry["value"] / factor, entry["value"] * factor)

@@ -22,7 +22,8 @@ from cosil.machine import bandwidth, vector_unit
 from cosil.machine.inputs import bind
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node, PackedNetwork
-from energy_models.w4a8 import Breakdown, energy
+from energy_models.lib.pricing import Breakdown
+from energy_models.w4a8 import energy
 from sim import vector
 from sim.lib.run import Run
 from sim.w4a8 import run

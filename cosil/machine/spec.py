@@ -13,8 +13,8 @@ from typing import Any, cast
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, UnknownNameError
 from cosil.packed.network import Node
+from energy_models.lib.pricing import MEMORIES
 from energy_models.lib.technology import TECHNOLOGIES
-from energy_models.w4a8 import MEMORIES
 
 PRESETS = Path(__file__).with_name("presets")
 

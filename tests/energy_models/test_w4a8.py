@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosil.engines.w4a8 import W4A8Spec
+from energy_models.lib.pricing import MEMORIES
 from energy_models.lib.technology import TECHNOLOGIES, load_technology
-from energy_models.w4a8 import ACTIONS, MEMORIES, area, energy
+from energy_models.w4a8 import ACTIONS, area, energy
 from sim.w4a8.counts import NAMES
 
 COUNTS = st.dictionaries(st.sampled_from(sorted(ACTIONS)), st.integers(0, 10**12))

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From counted actions to energy: what the models of all engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from energy_models.lib.tables import read_table
+from energy_models.lib.technology import ZERO, Estimate, Technology, load_technology
+
+MEMORIES = ("lpddr4", "hbm2", "ddr3", "sram_1mb")
+"""What may be behind an engine's streams; the default first."""
+
+Spec = TypeVar("Spec")
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Generic[Spec]):
+    """How one counted action is priced.
+
+    Attributes
+    ----------
+    component : str
+        Bar of the energy plot that it belongs to.
+    cost : callable
+        (spec, technology) -> pJ of one action; for a stream, of one transfer without the memory.
+    stream_bits : callable or None
+        spec -> bits that one transfer moves from or to the memory; None if it moves none.
+    """
+
+    component: str
+    cost: Callable[[Spec, Technology], Estimate]
+    stream_bits: Callable[[Spec], int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Energy of a run.
+
+    Attributes
+    ----------
+    components : mapping of str to float
+        pJ by component; sums to `total_pj`.
+    actions : mapping of str to float
+        pJ by action; sums to `total_pj`.
+    total_pj, low_pj, high_pj : float
+        The estimate, and the range that the sources leave open.
+    technology, memory : str
+        Names of the tables; no memory is "none".
+    """
+
+    components: Mapping[str, float]
+    actions: Mapping[str, float]
+    total_pj: float
+    low_pj: float
+    high_pj: float
+    technology: str
+    memory: str
+
+
+def price(
+    engine: str,
+    actions: Mapping[str, Action[Spec]],
+    spec: Spec,
+    counts: Mapping[str, int],
+    technology: str,
+    memory: str | None,
+) -> Breakdown:
+    """Return the dynamic energy of counted actions.
+
+    Parameters
+    ----------
+    engine : str
+        Its name, for messages.
+    actions : mapping of str to Action
+        How the engine's actions are priced.
+    spec : spec of the engine
+    counts : mapping of str to int
+        Action counts; an action that is left out counts 0.
+    technology : str
+        Table of costs, one of `TECHNOLOGIES`.
+    memory : str or None
+        What is behind the streams, one of `MEMORIES`; None where their ends are on the chip.
+
+    Raises
+    ------
+    ValueError
+        If a count, the technology or the memory is unknown.
+    """
+    for name in counts:
+        if name not in actions:
+            raise ValueError(f"{engine}: unknown action {name!r}; known are {', '.join(actions)}")
+    tech = load_technology(technology)
+    per_bit = ZERO if memory is None else memory_pj_per_bit(memory, tech)
+    by_component: dict[str, float] = {}
+    by_action: dict[str, float] = {}
+    total = ZERO
+    for name, action in actions.items():
+        count = counts.get(name, 0)
+        parts = [(action.component, action.cost(spec, tech) * count)]
+        if action.stream_bits is not None and memory is not None:
+            parts.append((f"memory ({memory})", per_bit * (action.stream_bits(spec) * count)))
+        for component, part in parts:
+            by_component[component] = by_component.get(component, 0.0) + part.value
+            by_action[name] = by_action.get(name, 0.0) + part.value
+            total += part
+    return Breakdown(
+        MappingProxyType(by_component),
+        MappingProxyType(by_action),
+        total.value,
+        total.low,
+        total.high,
+        technology,
+        memory or "none",
+    )
+
+
+def stream(bits: Callable[[Spec], int]) -> Action[Spec]:
+    """Return the action of a transfer of that many bits: one register, and the memory behind it."""
+
+    def cost(spec: Spec, tech: Technology) -> Estimate:
+        return tech.register_pj(bits(spec))
+
+    return Action("streams", cost, bits)
+
+
+def memory_pj_per_bit(name: str, tech: Technology) -> Estimate:
+    """Return the energy of moving a bit from or to a memory.
+
+    Raises
+    ------
+    ValueError
+        If the memory is unknown.
+    """
+    if name not in MEMORIES:
+        raise ValueError(f"memory must be one of {', '.join(MEMORIES)}, not {name!r}")
+    if name == "sram_1mb":
+        return tech.sram_read_pj(1 << 20, 64) * (1 / 64)
+    entry = read_table("memories")[name]
+    factor = entry["uncertainty"]
+    return Estimate(entry["value"], entry["value"] / factor, entry["value"] * factor)
