@@ -8,55 +8,22 @@ larger arrays) and kept in the cache folder.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.lib import rtl, scalesim
+from benchmarks.lib import results, rtl, scalesim
+from benchmarks.lib.results import Result, seconds_of
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
 from sim.w4a8 import run
 from verif.lib.toolchain import find_simulator
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One line of the table (design.md, section 8).
-
-    Attributes
-    ----------
-    name, unit : str
-    value : float
-        What is held against `bar`.
-    better : {"lower", "higher"}
-    bar : float
-    ours, baseline : float or None
-        The two measured figures of one run where `value` is their ratio.
-    note : str
-        Inputs, and what else was found equal.
-    """
-
-    name: str
-    value: float | None
-    unit: str
-    better: str
-    bar: float
-    ours: float | None
-    baseline: float | None
-    note: str
 
 
 def job_of(spec: W4A8Spec, m: int, n: int, k: int, group: int = 128) -> tuple[Job, Operands]:
@@ -80,13 +47,6 @@ def job_of(spec: W4A8Spec, m: int, n: int, k: int, group: int = 128) -> tuple[Jo
         rng.random(m, dtype=np.float32).view(np.uint32),
     )
     return job, operands
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return the wall seconds of one call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 VARIANTS = [(s, e) for s in ("channel", "group") for e in ("fp16", "fixed")]
@@ -223,49 +183,13 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
 
 
 def versions() -> dict[str, str]:
-    """Return what the figures depend on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")),
-        platform.processor(),
-    ) if Path("/proc/cpuinfo").exists() else platform.processor()  # fmt: skip
-    found = {name: importlib.metadata.version(name) for name in ("numpy", "numba", "amaranth")}
+    """Return the tools that the figures depend on."""
     return {
-        "python": platform.python_version(),
-        **found,
+        "amaranth": importlib.metadata.version("amaranth"),
         "verilator": find_simulator("verilator").version,
         "verilator_flags": " ".join(rtl.FLAGS),
-        "cpu": cpu,
-        "cpus": str(os.cpu_count()),
-        "load": f"{os.getloadavg()[0]:.1f}",
     }
 
 
-def main() -> None:
-    """Run the benchmarks that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="run just these")
-    arguments = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        # BLAS reads the number of threads when NumPy is imported.
-        command = [sys.executable, "-m", "benchmarks.w4a8", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **ONE_THREAD})
-    results: list[Result] = []
-    for name in arguments.only or BENCHMARKS:
-        result = BENCHMARKS[name]()
-        results.append(result)
-        if not arguments.json:
-            value = "skipped" if result.value is None else f"{result.value:.4g} {result.unit}"
-            sign = "<=" if result.better == "lower" else ">="
-            print(
-                f"{result.name:26} {value:>14}   bar {sign} {result.bar:<6} {result.note}",
-                flush=True,
-            )
-    if arguments.json:
-        table = {"name": "w4a8", "results": [asdict(r) for r in results], "versions": versions()}
-        print(json.dumps(table, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    results.main("w4a8", __doc__, BENCHMARKS, versions)
