@@ -51,6 +51,10 @@ class CompactionBuffer(wiring.Component):
 
     def __init__(self, lanes: int, bits: int) -> None:
         self._lanes, self._bits = lanes, bits
+        # The registers are named here so that proofs can speak of them.
+        self._held: Any = Signal(data.ArrayLayout(bits, lanes))  # 0 where nothing is held
+        self._holds = Signal(lanes)
+        self._rest = Signal()  # the last items are held and leave next
         super().__init__(
             {
                 "en": Out(1),
@@ -66,9 +70,7 @@ class CompactionBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes, beat = self._lanes, self.o.payload
-        held: Any = Signal(data.ArrayLayout(self._bits, lanes))  # 0 where nothing is held
-        holds = Signal(lanes)
-        rest = Signal()  # the last items are held and leave next
+        held, holds, rest = self._held, self._holds, self._rest
         present, later = Signal(lanes), Signal(lanes)
         emit, last = Signal(), Signal()
         m.d.comb += [

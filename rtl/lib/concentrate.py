@@ -146,6 +146,13 @@ class ZeroEliminator(wiring.Component):
 
     def __init__(self, lanes: int, bits: int, *, registered: bool) -> None:
         self._lanes, self._bits, self._registered = lanes, bits, registered
+        # The registers are named here so that proofs can speak of them. Only `keep` is reset:
+        # without a row there is nothing to keep.
+        ranks = data.ArrayLayout(index_bits(lanes), lanes)
+        self._keep = Signal(lanes)
+        self._ranks: Any = Signal(ranks, reset_less=True)
+        self._row: Any = Signal(data.ArrayLayout(bits, lanes), reset_less=True)
+        self._begin = Signal(lanes.bit_length() - 1)
         super().__init__(
             {
                 "en": In(1),
@@ -165,21 +172,21 @@ class ZeroEliminator(wiring.Component):
         lanes, levels = self._lanes, self._lanes.bit_length() - 1
         m.submodules.prefix = prefix = PrefixSum(lanes)
         m.submodules.concentrator = concentrator = Concentrator(lanes, self._bits)
-        # Reset: without a row there is nothing to keep.
-        keep = Signal(lanes)
+        keep, begin = self._keep, self._begin
         with m.If(self.en):
-            m.d.sync += [keep.eq(self.keep), self.count.eq(prefix.total)]
-        ranks: Any = register(m, self.en, prefix.ranks, name="ranks")
-        row: Any = register(m, self.en, self.i, name="row")
-
-        begin = Signal(levels)
+            m.d.sync += [
+                keep.eq(self.keep),
+                self.count.eq(prefix.total),
+                self._ranks.eq(prefix.ranks),
+                self._row.eq(self.i),
+            ]
         end = Signal(levels + 1)
         wraps = Signal(lanes)
         m.d.comb += [
             prefix.i.eq(self.keep),
             concentrator.keep.eq(keep),
-            *(concentrator.to[lane].eq(ranks[lane] + begin) for lane in range(lanes)),
-            concentrator.i.eq(row),
+            *(concentrator.to[lane].eq(self._ranks[lane] + begin) for lane in range(lanes)),
+            concentrator.i.eq(self._row),
             end.eq(begin + self.count),
             *(wraps[lane].eq(begin > lane) for lane in range(lanes)),
         ]

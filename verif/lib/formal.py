@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unbounded proof of the stream rules by k-induction, with the SAT solver inside Yosys."""
+"""Unbounded proofs by k-induction, of the stream rules above all, with Yosys's SAT solver."""
 
 from __future__ import annotations
 
@@ -117,6 +117,46 @@ class StreamRules(wiring.Component):
         return m
 
 
+def prove(
+    checker: Any,
+    *,
+    subject: str,
+    invariants: Sequence[tuple[str, str]] = (),
+    max_length: int = 8,
+) -> Proof:
+    """Try to prove that the output `broken` of a component is 0 in every cycle after reset.
+
+    Parameters
+    ----------
+    checker : Component
+        Small enough for its memories to become registers; its inputs are free in every cycle.
+    subject : str
+        What is proved, for the error message.
+    invariants : sequence of (str, str)
+        Pairs of a signal and another or a constant that are equal in every cycle, the first by its
+        name below the checker, the second as Yosys knows it. They are proved along, which makes the
+        induction go through where the property alone does not imply itself.
+    max_length : int
+        Longest induction to try.
+
+    Raises
+    ------
+    ToolFailedError
+        If Yosys fails for another reason than the property.
+    """
+    with tempfile.TemporaryDirectory(prefix="cosil-proof-") as folder:
+        source = Path(folder, "proof.il")
+        source.write_text(rtlil.convert(checker, name="proof", emit_src=False), encoding="utf-8")
+        equal = "".join(f" -prove {a} {b}" for a, b in invariants)
+        solve = f"sat -tempinduct -prove broken 0{equal} -maxsteps {max_length}"
+        # Yosys drops or renames what nothing reads, unless told to keep it.
+        keep = " ".join(["setattr -set keep 1", *(f"w:{a}" for a, _ in invariants)])
+        passes = [line.format(source=source, keep=keep if invariants else "") for line in _PASSES]
+        log = run_yosys([*passes, solve], subject=subject)
+    lengths = [int(length) for length in _LENGTH.findall(log)]
+    return Proof(_PROVED in log, max(lengths, default=0), _REFUTED in log, log)
+
+
 def prove_stream_rules(
     device: Any, *, invariants: Sequence[tuple[str, str]] = (), max_length: int = 8
 ) -> Proof:
@@ -138,16 +178,9 @@ def prove_stream_rules(
     ToolFailedError
         If Yosys fails for another reason than the property.
     """
-    with tempfile.TemporaryDirectory(prefix="cosil-proof-") as folder:
-        source = Path(folder, "proof.il")
-        source.write_text(
-            rtlil.convert(StreamRules(device), name="proof", emit_src=False), encoding="utf-8"
-        )
-        equal = "".join(f" -prove device.{a} {b}" for a, b in invariants)
-        solve = f"sat -tempinduct -prove broken 0{equal} -maxsteps {max_length}"
-        # Yosys drops or renames what nothing reads, unless told to keep it.
-        keep = " ".join(["setattr -set keep 1", *(f"w:device.{a}" for a, _ in invariants)])
-        passes = [line.format(source=source, keep=keep if invariants else "") for line in _PASSES]
-        log = run_yosys([*passes, solve], subject="a proof of the stream rules")
-    lengths = [int(length) for length in _LENGTH.findall(log)]
-    return Proof(_PROVED in log, max(lengths, default=0), _REFUTED in log, log)
+    return prove(
+        StreamRules(device),
+        subject="a proof of the stream rules",
+        invariants=[(f"device.{a}", b) for a, b in invariants],
+        max_length=max_length,
+    )
