@@ -21,8 +21,8 @@ from algos.reference.w4a8 import tensor_of, to_half
 from cosil.lowering.attention_program import QUERY_BITS, Program, factors, program
 from cosil.packed.network import Node
 
-BLOCK_ELEMENTS = 2**20
-"""(Row, key) pairs that are computed at once."""
+BLOCK_ELEMENTS = 2**17
+"""(Row, key) pairs that are computed at once, so that they stay in cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

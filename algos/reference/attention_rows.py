@@ -33,6 +33,8 @@ FRACTION = (1 << FRACTION_BITS) - 1
 HIDDEN = -(1 << 62)
 """Score of a key that a row does not see."""
 
+HIDDEN_KEY = (1 << 31) - 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
@@ -124,11 +126,16 @@ def rows(
 
 def select(distance: Tensor, visible: Tensor, values: Tensor) -> Tensor:
     """Return the `values` visible positions of smallest distance, ties in list order, as a mask."""
-    keys = torch.where(visible, distance, 1 << 30)
-    order = torch.sort(keys, dim=-1, stable=True).indices
-    rank = torch.empty_like(order)
-    rank.scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
-    return (rank < values[..., None]) & visible
+    if bool((values >= visible.sum(-1)).all()):
+        return visible
+    positions = torch.arange(visible.shape[-1], dtype=torch.int32)
+    # Distance, then position: no two keys are equal, and 13 + 17 bits fit int32.
+    assert visible.shape[-1] <= 1 << 17
+    keys = (distance.to(torch.int32) << 17) + positions
+    order = torch.where(visible, keys, HIDDEN_KEY).sort(dim=-1).values
+    last = (values[..., None] - 1).clamp(min=0, max=visible.shape[-1] - 1)
+    worst = torch.where(values[..., None] > 0, order.gather(-1, last), -1)
+    return visible & (keys <= worst)
 
 
 def best(importance: Tensor, k: int) -> Tensor:

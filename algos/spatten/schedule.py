@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cosil.lowering.attention_program import LIMIT_NONE, MILLION
+
 TOKENS_UNPRUNED = 0.15
 """First fraction of the layers in which no token is pruned."""
 
 HEADS_UNPRUNED = 0.30
 """First fraction of the layers in which no head is pruned."""
-
-UNITS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +27,22 @@ class Keep:
     Attributes
     ----------
     ratio : int
-        In units of 2**-16, 1..65536.
+        In millionths, at least 1.
     limit : int
         Largest number, 1..65536.
     """
 
-    ratio: int = UNITS
-    limit: int = UNITS
+    ratio: int = MILLION
+    limit: int = LIMIT_NONE
 
     @classmethod
     def part(cls, ratio: float) -> Keep:
-        """Return the keep of a fraction in (0, 1]; floor(n * ratio) is exact for n <= 4096."""
-        # The next unit above: 0.2 is 13107.2 units, and 10 * 13107 >> 16 would be 1.
-        return cls(min(UNITS, max(1, math.ceil(ratio * UNITS - 1e-6))))
+        """Return the keep of a fraction in (0, 1], which is rounded to millionths."""
+        return cls(min(MILLION, max(1, round(ratio * MILLION))))
 
     def of(self, n: int) -> int:
         """Return how many of `n` are kept."""
-        return min(n, self.limit, max(1, n * self.ratio >> 16))
+        return min(n, self.limit, max(1, n * self.ratio // MILLION))
 
 
 def linear(
@@ -104,7 +103,7 @@ def _entry(text: str, name: str) -> Keep:
         number = -1.0
     if 0 < number <= 1:
         return Keep.part(number)
-    if 1 < number <= UNITS and number == int(number):
+    if 1 < number < LIMIT_NONE and number == int(number):
         return Keep(limit=int(number))
     raise ValueError(
         f"spatten: an entry of {name} must be a fraction in 0..1 or a count above 1, not {text!r}"
@@ -113,7 +112,7 @@ def _entry(text: str, name: str) -> Keep:
 
 def cascade(keeps: Sequence[Keep]) -> list[Keep]:
     """Return the keeps with nothing that grows: a layer has at most what the one before it had."""
-    ratio, limit = UNITS, UNITS
+    ratio, limit = MILLION, LIMIT_NONE
     falling: list[Keep] = []
     for keep in keeps:
         ratio, limit = min(ratio, keep.ratio), min(limit, keep.limit)

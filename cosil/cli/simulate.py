@@ -23,7 +23,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("net", type=_FILE)
 @click.option(
     "--machine", "machine_name", required=True, metavar="M.toml",
-    help="TOML file or preset: w4a8-16x16-os, w4a8-16x16-ws, w4a8-8x8-ecp5.",
+    help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5.",
 )  # fmt: skip
 @click.option("--input", "input_path", type=_FILE, help="Input: .npy, or .npz by input name.")
 @click.option("--data", metavar="MODEL", help="Input from the evaluation data of a named model.")

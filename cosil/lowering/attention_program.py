@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from cosil.packed.network import Node
 from cosil.packed.ops import OPS, attr
 
-KEEP_ALL = 1 << 16
-"""A ratio of one, in the units of token_keep and value_keep."""
+MILLION = 1_000_000
+"""token_keep and value_keep are millionths."""
+
+LIMIT_NONE = 1 << 16
+"""A count that no engine reaches."""
 
 QUERY_BITS = 12
 _ENTRY = next(entry for entry in OPS["attention"] if entry.engine == "attention")
@@ -57,16 +60,17 @@ class Program:
     @property
     def prunes(self) -> bool:
         """Whether tokens or heads may be pruned before this node."""
-        tokens = self.token_keep < KEEP_ALL or self.token_limit < KEEP_ALL
+        tokens = self.token_keep < MILLION or self.token_limit < LIMIT_NONE
         return tokens or self.head_keep < self.heads
 
     def tokens(self, total: int, length: int) -> int:
         """Return the tokens to keep of a list of `length`, in a pass over `total` tokens."""
-        return min(length, self.token_limit, max(1, total * self.token_keep >> 16))
+        return min(length, self.token_limit, max(1, total * self.token_keep // MILLION))
 
     def values(self, n: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the values that rows of `n` keys read."""
-        return np.minimum(np.minimum(n, self.value_limit), np.maximum(1, n * self.value_keep >> 16))
+        part = np.maximum(1, n * self.value_keep // MILLION)
+        return np.minimum(np.minimum(n, self.value_limit), part)
 
 
 def program(node: Node) -> Program:

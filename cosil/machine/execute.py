@@ -2,8 +2,9 @@
 """A whole packed network on a machine: every value, and what each layer costs.
 
 Layers run one after the other. A linear or conv2d layer is one job of the array per group of
-channels; its cycles are the simulator's. The dynamic quantisation before a linear layer of mode
-fp16 and the bias after it are the vector unit's, and count to that layer as `vector` cycles.
+channels; its cycles are the simulator's, and so are those of attention on an engine of its own. The
+dynamic quantisation before a linear layer of mode fp16 and the bias after it are the vector unit's,
+and count to that layer as `vector` cycles; so do the codes that the attention engine reads.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosil.engines.attention import AttentionSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.gemm import layer_jobs, layer_output
 from cosil.machine import bandwidth, vector_unit
+from cosil.machine.attention import Cascade, Work, attend
 from cosil.machine.inputs import bind
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node, PackedNetwork
@@ -47,23 +50,23 @@ class LayerRun:
 
     Attributes
     ----------
-    spec : W4A8Spec or None
-        The array as the layer used it; None on the vector unit.
+    spec : W4A8Spec, AttentionSpec or None
+        The engine as the layer used it; None on the vector unit.
     start, cycles : int
         First cycle in the network's run, and cycles.
     cycles_by_cause : mapping of str to int
-        Sums to `cycles`. The array's causes are those of docs/engines/w4a8.md; `vector` and
-        `memory` are the vector unit's, modelled.
+        Sums to `cycles`. The engines' causes are those of docs/engines; `vector` and `memory` are
+        the vector unit's, modelled.
     macs : int
         Multiply-accumulates.
     utilisation : float or None
-        `macs` over what the array could have done in `cycles`; None on the vector unit.
+        `macs` over what the engine could have done in `cycles`; None on the vector unit.
     bytes : int
         Bytes moved from and to the memory.
     counts : mapping of str to int
-        Action counts of the array.
+        Action counts of the engine.
     energy : Breakdown or None
-        Of the array and its memory traffic; None on the vector unit, which has no energy model.
+        Of the engine and its memory traffic; None on the vector unit, which has no energy model.
     jobs : tuple of JobRun
         Jobs of the array.
     shape : tuple of int
@@ -73,7 +76,7 @@ class LayerRun:
     name: str
     op: str
     engine: str
-    spec: W4A8Spec | None
+    spec: W4A8Spec | AttentionSpec | None
     start: int
     cycles: int
     cycles_by_cause: Mapping[str, int]
@@ -143,7 +146,10 @@ def execute(
         If inputs do not match the network, or a value is infinite or NaN where that is refused.
     """
     values = bind(network, inputs)
-    positions = next(iter(values.values())).shape[1:2]
+    batch, *positions = next(iter(values.values())).shape[:2]
+    cascade: Cascade | None = None
+    if any(node.engine == "attention" for node in network.nodes):
+        cascade = Cascade.begin(batch, positions[0], cache)
     if observe is not None:
         for name, value in values.items():
             observe(name, value)
@@ -154,6 +160,10 @@ def execute(
         arguments = tuple(values[name] for name in node.inputs)
         if node.engine == "w4a8":
             value, layer = _on_array(machine, node, arguments[0], start, trace=trace, step=step)
+        elif node.engine == "attention":
+            assert cascade is not None
+            value, work = attend(machine, node, arguments, cache, cascade, step=step)
+            layer = _attention_layer(node, work, start, value)
         else:
             value, layer = _on_vector_unit(machine, node, arguments, start, cache)
         values[node.name] = value
@@ -165,7 +175,7 @@ def execute(
             if last_use[name] == index and name not in network.outputs:
                 values.pop(name, None)
     if cache is not None:
-        cache.commit(positions=positions[0])
+        cache.commit(positions[0], cascade)
     outputs = {name: values[name] for name in network.outputs}
     return MachineRun(machine, network.name, tuple(layers), outputs)
 
@@ -226,6 +236,26 @@ def _on_array(
         shape=value.shape,
     )
     return value, layer
+
+
+def _attention_layer(node: Node, work: Work, start: int, value: Array) -> LayerRun:
+    cycles = sum(work.causes.values())
+    return LayerRun(
+        name=node.name,
+        op=node.op,
+        engine=node.engine,
+        spec=work.spec,
+        start=start,
+        cycles=cycles,
+        cycles_by_cause=dict(work.causes),
+        macs=work.macs,
+        utilisation=work.macs / (work.spec.multipliers * cycles),
+        bytes=work.bytes,
+        counts=dict(work.counts),
+        energy=None,
+        jobs=(),
+        shape=value.shape,
+    )
 
 
 def _on_vector_unit(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.execute import LayerRun, MachineRun
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ CAUSE_COLOURS = {
     "scale": "#9d4edd",
     "drain": "#457b9d",
     "memory": "#772e25",
+    "qk": "#1b6f68",
+    "pv": "#52b69a",
+    "softmax": "#f2cc8f",
+    "topk": "#b56576",
+    "output": "#6d93b8",
+    "dram": "#3d405b",
+    "handoff": "#d9d9d9",
 }
 CAUSE_LABELS = {
     "a": "wait for activations",
@@ -37,6 +45,13 @@ CAUSE_LABELS = {
     "result": "result memory full",
     "vector": "vector unit (modelled)",
     "memory": "memory (modelled)",
+    "qk": "attention: Q.K",
+    "pv": "attention: P.V",
+    "softmax": "attention: softmax",
+    "topk": "attention: top-k",
+    "output": "attention: output",
+    "dram": "attention: wait for memory",
+    "handoff": "attention: handoff",
 }
 COMPONENT_COLOURS = (
     "#264653", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd", "#457b9d",
@@ -150,7 +165,8 @@ def roofline_figure(run: MachineRun) -> Figure:
     """Return attained MACs per cycle over MACs per byte, below the machine's two roofs."""
     from matplotlib.figure import Figure
 
-    layers = [layer for layer in run.layers if layer.spec is not None and layer.bytes]
+    # Attention has multipliers of its own: the roof is not its.
+    layers = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec) and layer.bytes]
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.add_subplot()
     _style(axes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine is: one array, an ideal memory of stated bandwidth, a vector unit."""
+"""What a machine is: an array, an attention engine, an ideal memory, a vector unit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from cosil.engines.attention import LANES_MAX, AttentionSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, UnknownNameError
 from cosil.packed.network import Node
@@ -74,6 +75,8 @@ class Machine:
         holds every variant that its networks use.
     technology : str
         Energy table of the engine.
+    attention : AttentionSpec or None
+        The attention engine, if there is one; its `head_dim` follows each layer.
     """
 
     name: str
@@ -83,6 +86,29 @@ class Machine:
     vector: Vector = field(default_factory=Vector)
     fixed: frozenset[str] = frozenset()
     technology: str = TECHNOLOGIES[0]
+    attention: AttentionSpec | None = None
+
+    def attention_for(self, node: Node) -> AttentionSpec:
+        """Return the attention engine as a node needs it: with its head_dim, and at most 16 lanes.
+
+        Raises
+        ------
+        CosilError
+            If the machine has none, or too few heads.
+        """
+        spec, heads, dim = self.attention, int(node.attrs["heads"]), int(node.attrs["head_dim"])
+        if spec is None:
+            raise CosilError(
+                f"machine {self.name}: layer {node.name!r} needs an attention engine",
+                "add a table [attention] to the machine, or use the preset w4a8-16x16-attention",
+            )
+        if heads > spec.max_heads:
+            raise CosilError(
+                f"machine {self.name}: layer {node.name!r} has {heads} heads, and the attention "
+                f"engine's max_heads is {spec.max_heads}"
+            )
+        most = LANES_MAX * dim * (2 if spec.pool == "split" else 1)
+        return replace(spec, head_dim=dim, multipliers=min(spec.multipliers, most))
 
     def spec_for(self, node: Node) -> W4A8Spec:
         """Return the array as a linear or conv2d node needs it.
@@ -141,10 +167,14 @@ def presets() -> list[str]:
 
 def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine") -> Machine:
     """Build a machine from a TOML table; an unknown key names the known ones."""
-    _known("machine", table, ("name", "clock_hz", "technology", "engine", "memory", "vector"))
+    keys = ("name", "clock_hz", "technology", "engine", "attention", "memory", "vector")
+    _known("machine", table, keys)
     engine = _table(table, "engine")
     if engine.get("engine", "w4a8") != "w4a8":
         raise ValueError(f"[engine]: engine must be 'w4a8', not {engine['engine']!r}")
+    attention = _table(table, "attention")
+    if "head_dim" in attention:
+        raise ValueError("[attention]: head_dim follows each layer; leave it out")
     memory, vector = _table(table, "memory"), _table(table, "vector")
     _known("[memory]", memory, ("bytes_per_cycle", "latency_cycles", "energy"))
     _known("[vector]", vector, ("lanes", "start_cycles"))
@@ -162,6 +192,7 @@ def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine"
         ),
         fixed=frozenset(name for name in VARIANT if name in engine),
         technology=technology,
+        attention=AttentionSpec.from_dict(dict(attention)) if "attention" in table else None,
     )
 
 

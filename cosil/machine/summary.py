@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from cosil.engines.attention import AttentionSpec
+from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.check import Check
 from cosil.machine.execute import LayerRun, MachineRun
 
@@ -24,7 +26,7 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
     """Return a run as `cosil simulate --json` prints it."""
     machine = run.machine
     array = machine.array
-    engine = [layer for layer in run.layers if layer.spec is not None]
+    engine = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec)]
     macs = sum(layer.macs for layer in engine)
     engine_cycles = sum(layer.cycles for layer in engine)
     peak = array.array_rows * array.array_cols
@@ -85,9 +87,15 @@ def _layer(layer: LayerRun) -> dict[str, Any]:
 
 
 def variant(layer: LayerRun) -> str:
-    """Return scale datapath, weight encoding and epilogue of a layer; empty on the vector unit."""
+    """Return what the layer's engine had to be; empty on the vector unit.
+
+    Scale datapath, weight encoding and epilogue of the array; columns, lanes and selectors of the
+    attention engine.
+    """
     if layer.spec is None:
         return ""
+    if isinstance(layer.spec, AttentionSpec):
+        return f"{layer.spec.head_dim}x{layer.spec.lanes}/{layer.spec.topk}"
     return f"{layer.spec.scales}/{layer.spec.weight_encoding}/{layer.spec.epilogue}"
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as a trace in Chrome's JSON format, which Perfetto (ui.perfetto.dev) opens.
 
-One process per machine; threads for layers, the array's waves, its drain and the vector unit.
+One process per machine; threads for layers, the array's waves, its drain, the vector unit and the
+attention engine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ TILE_EVENTS_MAX = 200_000
 """Tiles that are written; a larger run keeps its layers and jobs, and says so."""
 
 _PROCESS = 1
-_THREADS = {1: "layers", 2: "array: waves", 3: "array: drain and epilogue", 4: "vector unit"}
+_THREADS = {
+    1: "layers", 2: "array: waves", 3: "array: drain and epilogue", 4: "vector unit",
+    5: "attention engine",
+}  # fmt: skip
 
 
 def write_trace(run: MachineRun, path: Path) -> None:
@@ -71,7 +75,9 @@ def to_trace(run: MachineRun) -> dict[str, Any]:
 
 
 def _unit_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
-    """Return what the vector unit does in a layer."""
+    """Return what the vector unit, or the attention engine, does in a layer."""
+    if layer.engine == "attention":
+        return [_span(5, layer.name, layer.start, layer.cycles, scale, {})]
     if not layer.jobs:
         return [_span(4, layer.name, layer.start, layer.cycles, scale, {})]
     before = layer.jobs[0].start

@@ -35,6 +35,8 @@ OPERATIONS = {
 RENAMES = ("flatten", "reshape")
 QUANTIZE_ROWS = 3  # magnitude, divide, round
 ADD_BIAS = 2  # add, round
+CODES = 2  # divide, round
+REAL = 2  # multiply, round
 
 
 def cycles(machine: Machine, operations: int, moved_bytes: int) -> dict[str, int]:
@@ -74,6 +76,12 @@ def operations(node: Node, inputs: tuple[Array, ...], output: Array, cached: int
             return pairs * heads * (2 * dim + 8) + 3 * rotated + output.size
         case _:
             return OPERATIONS.get(node.op, 0) * output.size
+
+
+def codes_operations(node: Node, inputs: tuple[Array, ...]) -> int:
+    """Return the lane operations that turn queries, keys and values into codes of an engine."""
+    rotated = inputs[0].size + inputs[1].size if _rope(node) else 0
+    return 3 * rotated + CODES * sum(value.size for value in inputs)
 
 
 def macs(node: Node, inputs: tuple[Array, ...], cached: int = 0) -> int:

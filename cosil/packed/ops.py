@@ -182,7 +182,7 @@ _INFO = {
 _POOL = {"kernel": _KERNEL, "stride": _STRIDE, "padding": _PADDING}
 _FIXED = {"mode": Attr("choice", choices=("fixed",)), "relu": _BOOL, "wide": _BOOL}
 _WEIGHT = {"weight": TensorRule("int4"), "epilogue": TensorRule("raw", "uint64", bits=54)}
-_KEEP = Attr("int", 1, 65536, default=65536)
+_KEEP = Attr("int", 1, 1_000_000, default=1_000_000)
 _LIMIT = Attr("int", 1, 65536, default=65536)
 _LSB = Attr("int", 0, 4095)
 _ROTATION = {

@@ -21,7 +21,7 @@ from sim.vector import half, integer
 from sim.vector.attention import KVCache, attend, rotate
 from sim.vector.half import add_bias, quantize_rows
 
-__all__ = ["KVCache", "add_bias", "apply", "quantize_rows"]
+__all__ = ["KVCache", "add_bias", "apply", "attention_heads", "quantize_rows"]
 
 Array = NDArray[Any]
 Handler = Callable[[Node, tuple[Array, ...], "KVCache | None"], Array]
@@ -33,7 +33,8 @@ def apply(node: Node, *inputs: Array, cache: KVCache | None = None) -> Array:
     Parameters
     ----------
     node : Node
-        Any operation but `linear` and `conv2d`; the network has been checked on loading.
+        Any operation but `linear`, `conv2d`, and attention on an engine; the network has been
+        checked on loading.
     *inputs : ndarray
         The node's inputs, batch first.
     cache : KVCache, optional
@@ -103,11 +104,14 @@ def _norm(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array:
     )
 
 
-def _attention(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array:
+def attention_heads(
+    node: Node, x: tuple[Array, ...], cache: KVCache | None
+) -> tuple[Array, Array, Array]:
+    """Return query, key and value of an attention node as float16[B, heads, L, d], rotated."""
     at = node.attrs
     heads, dim = int(at["heads"]), int(at["head_dim"])
     kv_heads = heads if at.get("kv_heads") is None else int(at["kv_heads"])
-    batch, length, _ = x[0].shape
+    length = x[0].shape[1]
     query = _split(x[0], heads, dim)
     key, value = _split(x[1], kv_heads, dim), _split(x[2], kv_heads, dim)
     style = at.get("rope", "none")
@@ -115,6 +119,12 @@ def _attention(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array
         cos = _rows(node, node.tensors["cos"].words, length, cache)
         sin = _rows(node, node.tensors["sin"].words, length, cache)
         query, key = rotate(query, cos, sin, style), rotate(key, cos, sin, style)
+    return query, key, value
+
+
+def _attention(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array:
+    at = node.attrs
+    query, key, value = attention_heads(node, x, cache)
     if cache is not None:
         key, value = cache.extend(node.name, key, value)
     exp = node.tensors["exp"].words
@@ -122,7 +132,7 @@ def _attention(node: Node, x: tuple[Array, ...], cache: KVCache | None) -> Array
     out = attend(query, key, value, exp, float(at["scale"]), causal=causal)
     if out is None:
         raise ValueError(f"{node.name}: attention scores must be finite")
-    return out.reshape(batch, length, heads * dim)
+    return out.reshape(x[0].shape)
 
 
 def _split(x: Array, heads: int, dim: int) -> Array:

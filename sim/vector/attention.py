@@ -8,6 +8,7 @@ exponentials is an exact integer, and probabilities and outputs are rounded to f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.lib.float16 import f16_to_f32, f32_to_f16
 
+Array = NDArray[Any]
 Half = NDArray[np.float16]
 
 LOG2_E = np.float32(1.4426950408889634)
@@ -29,15 +31,18 @@ class KVCache:
     ----------
     length : int
         Positions held.
-    held : dict of str to (float16[B, kv_heads, length, d], float16[B, kv_heads, length, d])
-        Keys and values per attention node.
+    held : dict of str to (array[B, kv_heads, length, d], array[B, kv_heads, length, d])
+        Keys and values per attention node; codes where it runs on an engine.
+    cascade : object or None
+        State of pruned attention after those runs, `cosil.machine.attention.Cascade`.
     """
 
     length: int = 0
-    held: dict[str, tuple[Half, Half]] = field(default_factory=dict[str, tuple[Half, Half]])
-    _new: dict[str, tuple[Half, Half]] = field(default_factory=dict[str, tuple[Half, Half]])
+    cascade: object | None = None
+    held: dict[str, tuple[Array, Array]] = field(default_factory=dict[str, tuple[Array, Array]])
+    _new: dict[str, tuple[Array, Array]] = field(default_factory=dict[str, tuple[Array, Array]])
 
-    def extend(self, name: str, key: Half, value: Half) -> tuple[Half, Half]:
+    def extend(self, name: str, key: Array, value: Array) -> tuple[Array, Array]:
         """Return all keys and values of node `name`, those of this run last."""
         if name in self.held:
             keys, values = self.held[name]
@@ -46,8 +51,9 @@ class KVCache:
         self._new[name] = (key, value)
         return key, value
 
-    def commit(self, positions: int) -> None:
+    def commit(self, positions: int, cascade: object | None = None) -> None:
         """Keep what this run added: a run that fails half-way leaves the cache as it was."""
+        self.cascade = cascade
         self.held.update(self._new)
         self._new.clear()
         self.length += positions
