@@ -264,13 +264,15 @@ def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Reco
     while True:
         before = items // plan.lanes
         for i in range(row * plan.lanes, min((row + 1) * plan.lanes, codes.size)):
+            if items == total:
+                break
+            # Written whether kept or not: a branch on random keys is often mispredicted.
+            record.item_codes[first + items] = codes[i]
+            record.item_indices[first + items] = i
             head = codes[i] >> shift
-            tied = head == cut.prefix and ties > 0
-            if head > cut.prefix or tied:
-                record.item_codes[first + items] = codes[i]
-                record.item_indices[first + items] = i
-                items += 1
-                ties -= tied
+            tied = (head == cut.prefix) & (ties > 0)
+            items += int(head > cut.prefix) | int(tied)
+            ties -= int(tied)
         fills = items // plan.lanes > before
         if fills or items == total:
             work.beats[beats] = row

@@ -150,17 +150,24 @@ def make_jobs(spec: TopkSpec, jobs: Sequence[tuple[NDArray[Any], int]]) -> Jobs:
             )
         if not 0 <= k < 1 << 32:
             raise ValueError(f"topk: k of job {number} must be in 0..{2**32 - 1}, not {k!r}")
-    keys = np.concatenate([keys.astype(np.int64) for keys, _ in jobs])
+        if keys.dtype == np.uint64:
+            _check_keys(spec, keys)  # they may not fit int64
+    keys = np.concatenate([keys for keys, _ in jobs], dtype=np.int64, casting="same_kind")
+    _check_keys(spec, keys)
+    n = np.array([keys.size for keys, _ in jobs], dtype=np.int64)
+    k = np.array([k for _, k in jobs], dtype=np.int64)
+    keys &= (1 << spec.key_bits) - 1
+    keys ^= spec.code_mask
+    return Jobs(keys, _starts(n), k, _starts(np.minimum(n, k)))
+
+
+def _check_keys(spec: TopkSpec, keys: NDArray[Any]) -> None:
     low = -(1 << (spec.key_bits - 1)) if spec.signed else 0
     high = low + (1 << spec.key_bits) - 1
     least, most = int(keys.min()), int(keys.max())
     if least < low or most > high:
         bad = least if least < low else most
         raise ValueError(f"topk: keys must be in {low}..{high}, not {bad}")
-    n = np.array([keys.size for keys, _ in jobs], dtype=np.int64)
-    k = np.array([k for _, k in jobs], dtype=np.int64)
-    word = (1 << spec.key_bits) - 1
-    return Jobs((keys & word) ^ spec.code_mask, _starts(n), k, _starts(np.minimum(n, k)))
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

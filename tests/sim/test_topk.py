@@ -232,6 +232,9 @@ def test_refusals() -> None:
     refused("topk: k of job 0 must be in 0..4294967295, not -1", [(np.arange(8), -1)])
     refused("topk: keys must be in -8..7, not 8", [(np.arange(9), 1)])
     refused("topk: keys must be in -8..7, not -9", [(np.array([-9]), 1)])
+    # As int64 this would be -1, which is a key.
+    huge = np.array([2**64 - 1], dtype=np.uint64)
+    refused(f"topk: keys must be in -8..7, not {2**64 - 1}", [(huge, 1)])  # type: ignore[list-item]
     refused(
         "topk: keys of job 0 must be a one-dimensional integer array, not array([0.5])",
         [(np.array([0.5]), 1)],  # type: ignore[list-item]
