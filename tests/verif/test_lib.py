@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cosil.registry import ENGINES
 from verif.lib.archive import load, save
 from verif.lib.build import build_once
-from verif.lib.cases import Case, break_each
+from verif.lib.cases import Case
 from verif.lib.events import split
+from verif.lib.generate import break_each
 from verif.lib.memory import Memory
 from verif.lib.mutants import Mutant
 from verif.lib.scoreboard import Scoreboard, Verdict
@@ -78,6 +82,21 @@ def test_driver_follows_its_pattern() -> None:
     # Cycles 1 and 4 are stalled; in cycle 2 the device refuses.
     assert offers == [None, None, 11, 11, None, 12]
     assert (driver.transfers, driver.refusals, driver.pending) == (2, 1, 0)
+
+
+def test_driver_may_begin_in_a_stalled_cycle() -> None:
+    """Only cycle 0 is free whatever the pattern says, and not the pattern's next turn."""
+    driver = StreamDriver()
+    driver.start([True, False], first_free=True)
+    for payload in (1, 2, 3):
+        driver.send(payload, 0)
+    offers: list[int | None] = []
+    for cycle in range(4):
+        payload = driver.offer(cycle)
+        offers.append(payload)
+        if payload is not None:
+            driver.sample(True)
+    assert offers == [1, 2, None, 3]
 
 
 def test_monitor_takes_only_transfers() -> None:
@@ -167,6 +186,17 @@ def test_archive_returns_what_was_saved(tmp_path: Path) -> None:
         assert (expected.dtype, expected.tolist()) == (actual.dtype, actual.tolist())
     with pytest.raises(ValueError, match=r"^archive: 'array' may not be the only key of a mapping"):
         save(tmp_path / "b.npz", {"array": 1})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bench_is_light(engine: str) -> None:
+    """What the HDL simulator imports once per run loads no compiler and no tensor library."""
+    code = (
+        f"import sys, verif.{engine}.bench\n"
+        "print(*{'torch', 'numba', 'amaranth'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_each_mutant_is_on_each_stream_once() -> None:

@@ -124,19 +124,20 @@ class TestBench:
             stream.discard()
         await self.reset(mutant_kind, mutant_stream)
 
-    async def watch(self, cycle: int, count: int, verdict: Verdict) -> None:
+    async def watch(self, cycle: int, count: int, verdict: Verdict) -> list[int]:
         """Fail if anything is transferred in the `count` cycles from `cycle` on, or a rule broke.
 
-        A bench passes by what it sees until its last result; this is for what follows.
+        A bench passes by what it sees until its last result; this is for what follows. What was
+        observed in each of the cycles is returned.
         """
         before = {name: monitor.transfers for name, monitor in self.monitors.items()}
-        for number in range(cycle, cycle + count):
-            await self.step(number)
+        observed = [await self.step(number) for number in range(cycle, cycle + count)]
         for name, monitor in self.monitors.items():
             if monitor.transfers != before[name]:
                 verdict.fail("counts_equal", f"{name}: a transfer after the last result")
             for violation in monitor.violations:
                 verdict.fail("protocol_kept", violation)
+        return observed
 
     async def step(self, cycle: int) -> int:
         """Drive a cycle, tell drivers and monitors what it showed, and return what was observed."""

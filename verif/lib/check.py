@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every engine's bench does around its own part: build, hand over, run, and report."""
+"""What every engine's bench does around its own part: build, hand over, run, read back."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from rtl.lib.verilog import to_verilog
 from verif.lib.archive import save
 from verif.lib.bench import BATCH_VARIABLE, RESULT_VARIABLE, HarnessMap
 from verif.lib.cases import Case
 from verif.lib.harness import Harness
-from verif.lib.report import Outcome, Report
+from verif.lib.report import Outcome
 from verif.lib.runner import TOP, build, simulate
 from verif.lib.scoreboard import Verdict
 from verif.lib.toolchain import Simulator
-
-S = TypeVar("S")
 
 
 class Source(NamedTuple):
@@ -90,19 +87,3 @@ def verify(
         assert row.pop("name") == case.name
         outcomes.append(Outcome(case.name, case.mutant, row.pop("cycles"), Verdict(**row)))
     return outcomes
-
-
-def report(
-    engine: str,
-    simulator: Simulator,
-    specs: Iterable[S],
-    check: Callable[[S], list[Outcome]],
-    done: Callable[[], None],
-) -> Report:
-    """Check one spec after the other; `done` is called after each."""
-    start = time.perf_counter()
-    outcomes: list[Outcome] = []
-    for spec in specs:
-        outcomes += check(spec)
-        done()
-    return Report(engine, simulator.name, outcomes, time.perf_counter() - start)

@@ -16,7 +16,7 @@ from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from verif.lib.mutants import Mutator
+from verif.lib.mutator import Mutator
 
 
 class StreamPort(NamedTuple):

@@ -82,3 +82,25 @@ class Report:
             "mutants": {"caught": total - len(self.missed), "total": total},
             "seconds": round(self.seconds, 2),
         }
+
+
+def assert_passed(outcomes: Sequence[Outcome], count: int) -> None:
+    """Assert that so many cases ran, each for some cycles, and that nothing differed in any."""
+    assert len(outcomes) == count
+    failed = [(o.name, o.cycles, o.verdict.messages) for o in outcomes if not o.verdict.passed]
+    assert failed == []
+    assert all(outcome.cycles and min(outcome.cycles) > 0 for outcome in outcomes)
+
+
+def assert_caught(outcomes: Sequence[Outcome]) -> None:
+    """Assert that each mutant is caught, and for what it breaks."""
+    for outcome in outcomes:
+        verdict = outcome.verdict
+        assert not verdict.passed, f"{outcome.name} was not caught"
+        # An extra cycle leaves the results right. A job that lacks a beat never ends, so its time
+        # runs out.
+        extra, flipped = (
+            outcome.mutant == mutant for mutant in (Mutant.EXTRA_CYCLE, Mutant.FLIPPED_BIT)
+        )
+        assert verdict.bits_equal == extra, outcome.name
+        assert flipped or not verdict.cycles_equal, outcome.name

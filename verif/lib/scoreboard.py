@@ -42,6 +42,14 @@ class Verdict:
         if len(self.messages) < _MESSAGES:
             self.messages.append(message)
 
+    def compare(
+        self, kind: str, expected: Mapping[str, int], got: Mapping[str, int], what: str = ""
+    ) -> None:
+        """Record each number of `got` that is not the expected one; `what` follows its name."""
+        for name, number in got.items():
+            if number != expected[name]:
+                self.fail(kind, f"{name}{what}: expected {expected[name]}, got {number}")
+
 
 class Scoreboard:
     """Results by address against a memory image.

@@ -25,6 +25,7 @@ class StreamDriver:
     def __init__(self) -> None:
         self._queue: deque[tuple[int, int]] = deque()
         self._stalls: Sequence[bool] = ()
+        self._free_before = 0
         self.transfers = 0
         self.refusals = 0
 
@@ -32,9 +33,13 @@ class StreamDriver:
         """Forget what is queued, as a reset of the device does."""
         self._queue.clear()
 
-    def start(self, stalls: Sequence[bool]) -> None:
-        """Begin a job: counts from 0, cycles of the pattern too."""
+    def start(self, stalls: Sequence[bool], *, first_free: bool = False) -> None:
+        """Begin a job: counts from 0, cycles of the pattern too.
+
+        With `first_free`, cycle 0 is free whatever the pattern says of it.
+        """
         self._stalls = stalls
+        self._free_before = int(first_free)
         self.transfers = 0
         self.refusals = 0
 
@@ -45,7 +50,9 @@ class StreamDriver:
     def offer(self, cycle: int) -> int | None:
         """Return the payload to offer in this cycle, or None."""
         queue, stalls = self._queue, self._stalls
-        if not queue or queue[0][0] > cycle or (stalls and stalls[cycle % len(stalls)]):
+        if not queue or queue[0][0] > cycle:
+            return None
+        if stalls and stalls[cycle % len(stalls)] and cycle >= self._free_before:
             return None
         return queue[0][1]
 
@@ -105,6 +112,11 @@ class StreamMonitor:
         stalls = self._stalls
         self._ready = not (stalls and stalls[cycle % len(stalls)])
         return self._ready
+
+    @property
+    def waiting(self) -> bool:
+        """In the cycle that was sampled last, a beat was offered and not taken."""
+        return self._held is not None
 
     def sample(self, cycle: int, valid: bool, payload: int) -> None:
         """Tell what the device showed in the cycle for which `ready` was asked last."""

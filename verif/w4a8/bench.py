@@ -123,15 +123,9 @@ class W4A8Bench(TestBench):
         beats["y"] = self.monitors["o_y"].transfers
         got = action_counts(self._spec, job.k, observed, beats, self._wiring.observed)
         waves = got.pop("waves")
-        for name, count in got.items():
-            if count != want.counts[name]:
-                verdict.fail("counts_equal", f"{name}: expected {want.counts[name]}, got {count}")
+        verdict.compare("counts_equal", want.counts, got)
         causes = {"compute": waves, "fill": 1, "drain": cycles - 1 - last_wave}
-        for name, count in causes.items():
-            if count != want.causes[name]:
-                verdict.fail(
-                    "cycles_equal", f"{name} cycles: expected {want.causes[name]}, got {count}"
-                )
+        verdict.compare("cycles_equal", want.causes, causes, " cycles")
 
 
 def _results(job: Job, want: Expected) -> dict[int, int]:

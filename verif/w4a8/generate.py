@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
-from verif.lib.cases import break_each, random_stalls
+from verif.lib.generate import break_each, random_stalls
 from verif.w4a8.cases import STREAMS, Case
 
 LATENCIES = (1, 2, 2, 3, 7, 20)
