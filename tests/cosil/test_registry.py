@@ -7,9 +7,10 @@ import re
 
 import pytest
 
+from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import UnknownNameError
-from cosil.registry import ENGINES, METHODS, engine, method, resolve, spec_from_table
+from cosil.registry import ENGINES, METHODS, engine, engine_of, method, resolve, spec_from_table
 
 
 def test_keys_are_the_names() -> None:
@@ -23,8 +24,9 @@ def test_unknown_names_list_the_known_and_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"^unknown engine 'w4a16'; known are w4a8") as error:
         engine("w4a16")
     assert error.value.hint == "did you mean w4a8?"
+    known = ", ".join(METHODS)
     with pytest.raises(
-        UnknownNameError, match=r"^unknown method 'zzz'; known are rtn, qqq, distil$"
+        UnknownNameError, match=rf"^unknown method 'zzz'; known are {known}$"
     ) as far:
         method("zzz")
     assert far.value.hint == ""
@@ -40,6 +42,13 @@ def test_spec_from_table_picks_the_engine() -> None:
         spec_from_table({"array_rows": 4})
     with pytest.raises(UnknownNameError, match=r"^unknown engine 3; known are w4a8"):
         spec_from_table({"engine": 3})
+
+
+def test_engine_of_a_spec() -> None:
+    """A spec leads back to its engine; what is no spec is refused."""
+    assert [engine_of(spec).name for spec in (TopkSpec(), W4A8Spec())] == ["topk", "w4a8"]
+    with pytest.raises(TypeError, match=r"^spec must be an engine's, not 'topk'$"):
+        engine_of("topk")
 
 
 def test_resolve() -> None:
