@@ -79,16 +79,17 @@ class Concentrator(wiring.Component):
             for p in range(lanes):
                 crosses = Signal(name=f"crosses_{stage}_{p}")
                 kept = Signal(name=f"keep_{stage}_{p}")
-                target = Signal(len(to[p]) - 1, name=f"to_{stage}_{p}")
                 moved = Signal(self._bits, name=f"item_{stage}_{p}")
                 m.d.comb += [
                     crosses.eq(comes[p]),
                     kept.eq(stays[p] | crosses),
-                    target.eq(Mux(crosses, to[p ^ size], to[p]) >> 1),
                     moved.eq(Mux(crosses, item[p ^ size], item[p])),
                 ]
                 next_keep.append(kept)
-                next_to.append(target)
+                if len(to[p]) > 1:
+                    target = Signal(len(to[p]) - 1, name=f"to_{stage}_{p}")
+                    m.d.comb += target.eq(Mux(crosses, to[p ^ size], to[p]) >> 1)
+                    next_to.append(target)
                 next_item.append(moved)
             keep, to, item = next_keep, next_to, next_item
         m.d.comb += [self.filled[lane].eq(keep[lane]) for lane in range(lanes)]
@@ -152,7 +153,7 @@ class ZeroEliminator(wiring.Component):
         self._keep = Signal(lanes)
         self._ranks: Any = Signal(ranks, reset_less=True)
         self._row: Any = Signal(data.ArrayLayout(bits, lanes), reset_less=True)
-        self._begin = Signal(lanes.bit_length() - 1)
+        self._begin = Signal(index_bits(lanes))
         super().__init__(
             {
                 "en": In(1),
@@ -193,7 +194,7 @@ class ZeroEliminator(wiring.Component):
         with m.If(self.restart):
             m.d.sync += begin.eq(0)
         with m.Elif(self.en):
-            m.d.sync += begin.eq(end)
+            m.d.sync += begin.eq(end[:levels])
         results = [
             (self.filled, concentrator.filled),
             (self.wraps, wraps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Const, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -54,7 +54,7 @@ class PrefixSum(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes = self._lanes
-        below: list[Value] = [Signal(0, name="none")] * lanes
+        below: list[Value] = [Const(0, 1)] * lanes
         through: list[Value] = [self.i[lane] for lane in range(lanes)]
         size = 1
         while size < lanes:

@@ -14,6 +14,7 @@ from cosil.engines.topk import PASS_LATENCY, TopkSpec
 from rtl.lib.lanes import count_below, lanes_below
 from rtl.lib.lfsr import Lfsr
 from rtl.lib.pipeline import register
+from rtl.lib.widths import index_bits
 from rtl.topk.layout import (
     balance,
     cut_layout,
@@ -166,7 +167,7 @@ class SelectQuick(wiring.Component):
         runs, last = Signal(), Signal()
         left = Signal(spec.count_bits)
         row = Signal(row_bits(spec))
-        lane = Signal(lane_bits(spec))
+        lane = Signal(index_bits(spec.lanes))
         from_bank, from_larger = Signal(), Signal()
         lanes = Signal(spec.lanes)
         m.d.comb += [
@@ -185,7 +186,7 @@ class SelectQuick(wiring.Component):
         with m.If(self.passes):
             m.d.sync += [runs.eq(1), row.eq(0), from_bank.eq(opens), from_larger.eq(to_larger)]
             with m.If(opens):
-                m.d.sync += [left.eq(self.held.n), lane.eq(place)]
+                m.d.sync += [left.eq(self.held.n), lane.eq(place[: lane_bits(spec)])]
             with m.Elif(to_larger):
                 m.d.sync += [left.eq(larger.size), lane.eq(larger.pivot_lane)]
             with m.Else():

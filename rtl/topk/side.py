@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from cosil.engines.topk import TopkSpec
 from rtl.lib.banked import BankedRows
 from rtl.lib.concentrate import ZeroEliminator
+from rtl.lib.widths import index_bits
 from rtl.topk.layout import keys_layout, lane_bits, row_bits
 
 DRAW_BITS = 16
@@ -71,7 +72,7 @@ class Side(wiring.Component):
                 "count": Out(range(spec.lanes + 1)),
                 "size": Out(spec.count_bits),
                 "pivot_row": Out(row_bits(spec)),
-                "pivot_lane": Out(lane_bits(spec)),
+                "pivot_lane": Out(index_bits(spec.lanes)),
             }
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -107,8 +107,8 @@ class Topk(wiring.Component):
             ]
             rows.append(read.data)
         m.d.comb += [
-            select.i.eq(Array(rows)[select_bank]),
-            filter_.i.eq(Array(rows)[filter_bank]),
+            select.i.eq(_choose(rows, select_bank)),
+            filter_.i.eq(_choose(rows, filter_bank)),
         ]
 
     def _turn(self, m: Module, name: str, step: Value) -> Signal:
@@ -141,3 +141,11 @@ class Topk(wiring.Component):
             ]
         else:
             m.d.comb += [events.compare.eq(select.compared), events.draw.eq(select.passes)]
+
+
+def _choose(values: list[Value], number: Value) -> Value:
+    """Return one of few values."""
+    chosen = values[0]
+    for other, value in enumerate(values[1:], 1):
+        chosen = Mux(number == other, value, chosen)
+    return chosen
