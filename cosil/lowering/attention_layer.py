@@ -59,7 +59,7 @@ class Layer:
         Queries in that order, and the node's keys and values, kv head after kv head.
     """
 
-    commands: list[Command]
+    commands: list[RowCommand]
     operands: Operands
 
 
@@ -129,7 +129,7 @@ def layer(
     if at.causal:
         visible = np.searchsorted(sequence.tokens, sequence.past + running, side="right")
     wanted = at.values(visible)
-    commands: list[Command] = []
+    commands: list[RowCommand] = []
     for head in map(int, sequence.heads):
         base = head // (at.heads // at.kv_heads) * total
         for index, n, values in zip(running, visible, wanted, strict=True):

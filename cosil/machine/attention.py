@@ -9,6 +9,7 @@ from node to node and, with a cache, from pass to pass.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.attention import AttentionSpec
 from cosil.lowering import attention_layer
-from cosil.lowering.attention import Operands, State, power_up
+from cosil.lowering.attention import Command, Operands, State, power_up
 from cosil.lowering.attention_program import QUERY_BITS, Program, program
 from cosil.machine import vector_unit
 from cosil.machine.spec import Machine
@@ -164,7 +165,7 @@ def _sequence(
     rate = machine.memory.bytes_per_cycle
     runs: list[AttentionRun] = []
 
-    def go(commands: list[Any], read: Operands) -> AttentionRun:
+    def go(commands: Sequence[Command], read: Operands) -> AttentionRun:
         made = run(
             spec,
             commands,

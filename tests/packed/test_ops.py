@@ -204,3 +204,96 @@ def test_tensor_refusals(network: PackedNetwork, message: str) -> None:
     """Each tensor of a node is held against the table: codec, dtype, shape, reserved bits."""
     with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
         graph.check(network)
+
+
+def _program(tensors: dict[str, Any] | None = None, **attrs: Any) -> PackedNetwork:
+    """Return a transformer whose attention node, on engine `attention`, has these changes."""
+    network = transformer(2, dim=32, engine="attention")
+    nodes = tuple(
+        replace(
+            node,
+            attrs={**node.attrs, **attrs},
+            tensors={**node.tensors, **{k: raw.encode(v) for k, v in (tensors or {}).items()}},
+        )
+        if node.op == "attention"
+        else node
+        for node in network.nodes
+    )
+    return replace(network, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            _program(msb_bits=5),
+            "node 'attention': attribute msb_bits must be one of 4, 6, 8, not 5",
+        ),
+        (
+            _program(lsb_bits=0),
+            "node 'attention': lsb_low must exceed lsb_high (never fetch) where lsb_bits is 0",
+        ),
+        (
+            _program(head_dim=24),
+            "node 'attention': head_dim must be 8, 16, 32, 64 or 128, not 24",
+        ),
+        (
+            _program(token_keep=0),
+            "node 'attention': attribute token_keep must be an int in 1..1000000, not 0",
+        ),
+        (
+            _program({"softmax": np.full(4, 48 << 16, np.uint32)}),
+            "tensor attention:softmax: bits 16..21, a shift, must be at most 47",
+        ),
+        (
+            _program({"output": np.full(4, 1 << 22, np.uint32)}),
+            "tensor attention:output: bits 22..31 of each word must be 0",
+        ),
+        (
+            _program({"key_scale": np.zeros(2, np.float32)}),
+            "tensor attention:key_scale: must be at least 2^-126, not 0.0",
+        ),
+        (
+            _program({"value_scale": np.ones(4, np.float32)}),
+            "tensor attention:value_scale: shape must be (2,), not (4,)",
+        ),
+    ],
+)
+def test_attention_programs_are_checked(network: PackedNetwork, message: str) -> None:
+    """Each rule of an attention program names node or tensor and what it must be."""
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(network)
+
+
+def test_nodes_that_share_importance_have_the_same_heads() -> None:
+    """Head importance is summed over nodes, so a second node with fewer heads is refused."""
+    network = _program()
+    node = next(node for node in network.nodes if node.op == "attention")
+    attrs = {**node.attrs, "heads": 2, "kv_heads": 2, "head_dim": 16, "head_keep": 1}
+    scale = raw.encode(np.ones(2, np.float32))
+    word = raw.encode(np.ones(2, np.uint32))
+    tensors = {
+        "query_scale": scale, "key_scale": scale, "value_scale": scale, "softmax": word,
+        "output": word,
+    }  # fmt: skip
+    second = replace(
+        node, name="second", inputs=("q", "q", "q"), attrs={**attrs, "rope": "none"},
+        tensors=tensors,
+    )  # fmt: skip
+    message = (
+        "node 'second': heads must be that of 'attention', 4, not 2: nodes on engine 'attention' "
+        "share importance"
+    )
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(replace(network, nodes=(*network.nodes, second)))
+
+
+def test_engines_of_attention() -> None:
+    """Another engine than the two that run attention is refused, with both named."""
+    network = transformer()
+    nodes = tuple(
+        replace(node, engine="w4a8") if node.op == "attention" else node for node in network.nodes
+    )
+    message = "node 'attention': attention must run on 'vector.dot' or 'attention', not 'w4a8'"
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(replace(network, nodes=nodes))
