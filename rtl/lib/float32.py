@@ -186,7 +186,7 @@ class Unpack(wiring.Component):
 
 
 class Multiply(wiring.Component):
-    """The float32 product, rounded to nearest even, in four pipeline stages.
+    """The float32 product, rounded to nearest even, in six pipeline stages.
 
     A product below 2^-126 keeps 24 significant bits, which is more than a float32 holds. Both uses
     in the epilogue are exact nevertheless; `rtl.w4a8.epilogue_fp16` says why.
@@ -197,10 +197,10 @@ class Multiply(wiring.Component):
         Clock enable.
     a, b : In(UNPACKED)
     product : Out(UNPACKED)
-        Four enabled cycles later; at or above 2^128 it is infinite.
+        Six enabled cycles later; at or above 2^128 it is infinite.
     """
 
-    STAGES = 4
+    STAGES = 6
 
     en: Signal
     a: data.View
@@ -214,23 +214,25 @@ class Multiply(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        a, b = self.a, self.b
+        # Hardware multipliers lie in columns of their own: the way there and back is a cycle each.
+        a = register(m, self.en, self.a, name="a_reg")
+        b = register(m, self.en, self.b, name="b_reg")
 
         # Four 12x12 products: one hardware multiplier each on an 18x18 fabric.
         a_low, a_high = a.significand[:_HALF], a.significand[_HALF:]
         b_low, b_high = b.significand[:_HALF], b.significand[_HALF:]
-        low = register(m, self.en, a_low * b_low, name="low")
-        cross_0 = register(m, self.en, a_low * b_high, name="cross_0")
-        cross_1 = register(m, self.en, a_high * b_low, name="cross_1")
-        high = register(m, self.en, a_high * b_high, name="high")
+        low = register(m, self.en, a_low * b_low, name="low", stages=2)
+        cross_0 = register(m, self.en, a_low * b_high, name="cross_0", stages=2)
+        cross_1 = register(m, self.en, a_high * b_low, name="cross_1", stages=2)
+        high = register(m, self.en, a_high * b_high, name="high", stages=2)
         total = Cat(low, high) + ((cross_0 + cross_1) << _HALF)
         total = register(m, self.en, total[: 2 * SIGNIFICAND_BITS], name="total")
 
         nan = a.nan | b.nan | (a.zero & b.infinite) | (a.infinite & b.zero)
         zero, infinite = (a.zero | b.zero) & ~nan, (a.infinite | b.infinite) & ~nan
         flags = Cat(a.sign ^ b.sign, zero, infinite, nan)
-        sign, zero, infinite, nan = register(m, self.en, flags, name="flags", stages=3)
-        exponent = register(m, self.en, a.exponent + b.exponent, name="exponent", stages=2)
+        sign, zero, infinite, nan = register(m, self.en, flags, name="flags", stages=4)
+        exponent = register(m, self.en, a.exponent + b.exponent, name="exponent", stages=3)
 
         # The product of two numbers in [1, 2) is in [1, 4).
         above_two = total[-1]
