@@ -23,3 +23,10 @@ It is compiled into its callers and cached with them, always inlined: a call wou
 of the state tuples, hundreds of words, and hide from the optimiser what the caller knows. A wrapper
 that turns Python objects into state tuples would take longer to compile than the function.
 """
+
+outlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorator of a large function that only kernels call and that is not inlined.
+
+For the stages of an engine too large for one function: optimising takes more than linear time, and
+what is called twice would be compiled twice. It costs speed, see `inner`.
+"""

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast model: values of all commands, then their times, and the action counts by formula."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cosil.lowering.attention import ROW
+from sim.attention.plan import (
+    ADD,
+    K_WANTED,
+    MSB_BITS,
+    OP,
+    VALUE_BITS,
+    N,
+    Plan,
+    Program,
+    Record,
+    Selectors,
+    make_timeline,
+    selected,
+)
+from sim.attention.timing import count_cycles, make_queues
+from sim.attention.values import compute, make_work
+from sim.lib.stalls import Stalls
+from sim.topk import plan as topk
+from sim.topk.counts import NAMES as SELECTOR_NAMES
+
+
+def simulate(
+    plan: Plan, selectors: Selectors, program: Program, stalls: Stalls, record: Record
+) -> tuple[int, list[int]]:
+    """Run commands; return the cycles and both selectors' counts, and fill `record`."""
+    commands = program.commands
+    rows = commands[commands[:, OP] == ROW]
+    values = make_timeline(plan, rows[:, K_WANTED])
+    selections = make_timeline(plan, selected(program))
+    value_record = selection_record(plan)
+    token_record = selection_record(plan)
+    compute(
+        plan, selectors, program, make_work(plan, selectors), values, selections, value_record,
+        token_record, record,
+    )  # fmt: skip
+    cycles = count_cycles(
+        plan, commands, stalls, values, selections, selectors.value.load_latency,
+        make_queues(plan, len(rows)), record,
+    )  # fmt: skip
+    record.counts[:] = closed_form(plan, program, record)
+    return int(cycles), [*value_record.counts.tolist(), *token_record.counts.tolist()]
+
+
+def selection_record(plan: Plan) -> topk.Record:
+    """Return an empty record of one job of a selector, whose counts go on from job to job."""
+    return topk.Record(
+        np.zeros(plan.max_tokens, dtype=np.int64),
+        np.zeros(plan.max_tokens, dtype=np.int64),
+        np.zeros(len(SELECTOR_NAMES), dtype=np.int64),
+        np.zeros(len(topk.CAUSES), dtype=np.int64),
+        np.zeros((1, 7), dtype=np.int64),
+        np.zeros((0, 3), dtype=np.int64),
+    )
+
+
+def closed_form(plan: Plan, program: Program, record: Record) -> list[int]:
+    """Return the engine's own counts of a whole run, in the order of `ENGINE_NAMES`."""
+    commands = program.commands
+    rows = commands[commands[:, OP] == ROW]
+    n, values = rows[:, N], rows[:, K_WANTED]
+    passes = 1 + record.redo
+    beats = -(-n // plan.lanes)
+    row_bits = plan.head_dim * n
+    return [
+        int(np.sum(row_bits * passes)),
+        int(np.sum(values)) * plan.head_dim,
+        int(np.sum(n * passes)),
+        int(np.sum(n)),
+        int(np.sum(n * rows[:, ADD])),
+        int(np.sum(beats * passes)),
+        # Sum reads every pass's scores, an LSB pass what it adds to.
+        int(np.sum(beats * (passes + record.redo))),
+        int(np.sum(beats * passes)),
+        int(np.sum(beats)),
+        len(rows) * plan.head_dim,
+        int(np.sum(row_bits * rows[:, MSB_BITS])) // 8,
+        int(np.sum(row_bits * record.redo)) // 2,
+        int(np.sum(values * rows[:, VALUE_BITS])) * plan.head_dim // 8,
+        int(np.sum(beats * passes)),
+        int(np.sum(-(-values // plan.lanes))),
+        len(rows),
+        len(rows) * plan.out_beats,
+        int(np.sum(-(-selected(program) // plan.lanes))),
+        len(commands),
+        int(np.sum(record.redo)),
+    ]

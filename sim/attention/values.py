@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast model's values: one command after the other, without time (section 1).
+
+32-bit integers hold every score (2**30 at most) and every product of a probability and a value
+(2**29); distances are multiplied and outputs summed in 64 bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosil.engines.attention import (
+    EXP_BITS,
+    FRACTION_BITS,
+    LOG_INDEX_BITS,
+    LSB_BITS,
+    NO_WEIGHT,
+    PROBABILITY_BITS,
+)
+from cosil.lowering.attention import RESET, ROW, TOKENS
+from sim.attention.plan import (
+    ADD,
+    CLEAR_HEADS,
+    CLEAR_TOKENS,
+    HEAD,
+    K_WANTED,
+    KEY_LSB,
+    KEY_MSB,
+    LSB_HIGH,
+    LSB_LOW,
+    MSB_BITS,
+    MULT,
+    NUMBER,
+    OP,
+    OUT_MULT,
+    OUT_SHIFT,
+    SHIFT,
+    VALUE,
+    VALUE_BITS,
+    N,
+    Plan,
+    Program,
+    Record,
+    Selectors,
+    Timeline,
+)
+from sim.lib.float16 import rne_shift, saturate
+from sim.lib.kernel import entry, inner
+from sim.topk import fast as topk
+from sim.topk.plan import Jobs
+from sim.topk.plan import Record as Selection
+
+_ADDRESS = (1 << 32) - 1
+_FRACTION = (1 << FRACTION_BITS) - 1
+_P_MAX = (1 << PROBABILITY_BITS) - 1
+_P_SHIFT = EXP_BITS - PROBABILITY_BITS
+
+
+class Work(NamedTuple):
+    """Room for one row.
+
+    Attributes
+    ----------
+    score, distance, probability : int32[max_tokens]
+    acc : int64[D]
+    jobs : sim.topk.plan.Jobs
+        One job, for either selector.
+    value, token : sim.topk.fast.Work
+    """
+
+    score: NDArray[np.int32]
+    distance: NDArray[np.int32]
+    probability: NDArray[np.int32]
+    acc: NDArray[np.int64]
+    jobs: Jobs
+    value: topk.Work
+    token: topk.Work
+
+
+def make_work(plan: Plan, selectors: Selectors) -> Work:
+    """Return room for the longest row."""
+    most = plan.max_tokens
+    pair = np.zeros(2, dtype=np.int64)
+    return Work(
+        np.zeros(most, dtype=np.int32),
+        np.zeros(most, dtype=np.int32),
+        np.zeros(most, dtype=np.int32),
+        np.zeros(plan.head_dim, dtype=np.int64),
+        Jobs(np.zeros(most, dtype=np.int64), pair.copy(), np.zeros(1, dtype=np.int64), pair),
+        topk.make_work(selectors.value, most),
+        topk.make_work(selectors.token, most),
+    )
+
+
+@entry
+def compute(
+    plan: Plan,
+    selectors: Selectors,
+    program: Program,
+    work: Work,
+    values: Timeline,
+    selections: Timeline,
+    value_record: Selection,
+    token_record: Selection,
+    record: Record,
+) -> None:
+    """Run all commands; fill everything in `record` but cycles, and both timelines."""
+    value_state = np.int64(selectors.value.seed)
+    token_state = np.int64(selectors.token.seed)
+    ids = record.tokens
+    kept = 0
+    for c in range(program.commands.shape[0]):
+        command = program.commands[c]
+        op = command[OP]
+        if op == ROW:
+            _softmax(plan, program, command, ids, work, record)
+            for i in range(command[N]):
+                work.jobs.codes[i] = work.distance[i] ^ selectors.value_mask
+            value_state = _select(
+                selectors.value, command, work.jobs, work.value, value_record, value_state, values
+            )
+            positions = value_record.item_indices[: command[K_WANTED]]
+            _output(program, command, ids, positions, work, record)
+        elif op == RESET:
+            for i in range(command[N]):
+                ids[i] = i
+            record.listed[0] = command[N]
+            if command[CLEAR_TOKENS]:
+                record.importance[:] = 0
+            if command[CLEAR_HEADS]:
+                record.head_importance[:] = 0
+        else:
+            ranked = record.importance if op == TOKENS else record.head_importance
+            for i in range(command[N]):
+                work.jobs.codes[i] = ranked[i] ^ selectors.token_mask
+            token_state = _select(
+                selectors.token, command, work.jobs, work.token, token_record, token_state,
+                selections,
+            )  # fmt: skip
+            for i in range(command[K_WANTED]):
+                record.kept[kept] = token_record.item_indices[i]
+                kept += 1
+                if op == TOKENS:
+                    ids[i] = token_record.item_indices[i]
+            if op == TOKENS:
+                record.listed[0] = command[K_WANTED]
+
+
+# Functions of their own, not inlined: two copies of the selection would compile twice as long.
+
+
+@entry
+def _select(
+    selector: topk.Plan,
+    command: NDArray[np.int64],
+    jobs: Jobs,
+    work: topk.Work,
+    record: Selection,
+    state: int,
+    timeline: Timeline,
+) -> int:
+    """Select a command's keys, which `jobs` holds; return the generator's state."""
+    jobs.first[1] = command[N]
+    jobs.first_item[1] = min(command[N], command[K_WANTED])
+    jobs.k[0] = command[K_WANTED]
+    cut, state, beats = topk.select(selector, jobs, 0, work, record, state)
+    timeline.passes[command[NUMBER]] = cut.cycles
+    first = timeline.first[command[NUMBER]]
+    for beat in range(beats):
+        timeline.beats[first + beat] = work.beats[beat]
+    return state
+
+
+@entry
+def _softmax(
+    plan: Plan,
+    program: Program,
+    command: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    work: Work,
+    record: Record,
+) -> None:
+    """Compute scores, distances and probabilities, with the LSBs if the row is flat."""
+    n = command[N]
+    row = command[NUMBER]
+    query = program.query[row]
+    score = work.score
+    _score_msb(query, program.key_msb, command[KEY_MSB], command[MSB_BITS], ids, n, score)
+    level = _distances(plan, command, score, work.distance, n)
+    if command[LSB_LOW] <= level <= command[LSB_HIGH]:
+        record.redo[row] = 1
+        _score_lsb(query, program.key_lsb, command[KEY_LSB], ids, n, score)
+        level = _distances(plan, command, score, work.distance, n)
+    record.added[row] = _weigh(plan.pow, work.distance, level, work.probability, n)
+    if command[ADD]:
+        for i in range(n):
+            record.importance[ids[i]] += work.probability[i]
+
+
+@inner
+def _score_msb(
+    query: NDArray[np.int16],
+    memory: NDArray[np.int8],
+    base: int,
+    bits: int,
+    ids: NDArray[np.int64],
+    n: int,
+    score: NDArray[np.int32],
+) -> None:
+    """Set scores to 16 q . msb; only the low `bits` bits of a code count, signed."""
+    cut = 8 - bits
+    for i in range(n):
+        address = (base + ids[i]) & _ADDRESS
+        total = np.int32(0)
+        if address < memory.shape[0]:
+            codes = memory[address]
+            if cut == 0:
+                for d in range(query.size):
+                    total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(codes[d])))
+            else:
+                for d in range(query.size):
+                    code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
+                    total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(code)))
+        score[i] = total << LSB_BITS
+
+
+@inner
+def _score_lsb(
+    query: NDArray[np.int16],
+    memory: NDArray[np.uint8],
+    base: int,
+    ids: NDArray[np.int64],
+    n: int,
+    score: NDArray[np.int32],
+) -> None:
+    """Add q . lsb to scores; only the low 4 bits of a code count."""
+    for i in range(n):
+        address = (base + ids[i]) & _ADDRESS
+        if address < memory.shape[0]:
+            codes = memory[address]
+            total = np.int32(0)
+            for d in range(query.size):
+                total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(codes[d] & 15)))
+            score[i] += total
+
+
+@inner
+def _distances(
+    plan: Plan,
+    command: NDArray[np.int64],
+    score: NDArray[np.int32],
+    distance: NDArray[np.int32],
+    n: int,
+) -> int:
+    """Set distances from the largest score; return the logarithm L of the exponentials' sum."""
+    largest = score[0]
+    for i in range(n):
+        largest = max(largest, score[i])
+    mult = command[MULT]
+    shift = command[SHIFT]
+    half = np.int64(1) << shift >> 1
+    for i in range(n):
+        product = (np.int64(largest) - np.int64(score[i])) * mult + half
+        distance[i] = min(product >> shift, NO_WEIGHT)
+    # 25 bits shifted by 31 are 0: NO_WEIGHT needs no case of its own.
+    total = np.int64(0)
+    for i in range(n):
+        total += plan.pow[distance[i] & _FRACTION] >> (distance[i] >> FRACTION_BITS)
+    leading = EXP_BITS
+    while total >> (leading + 1):
+        leading += 1
+    below = total >> (leading - LOG_INDEX_BITS) & ((1 << LOG_INDEX_BITS) - 1)
+    return ((leading - EXP_BITS) << FRACTION_BITS) + plan.log[below]
+
+
+@inner
+def _weigh(
+    table: NDArray[np.int32],
+    distance: NDArray[np.int32],
+    level: int,
+    probability: NDArray[np.int32],
+    n: int,
+) -> int:
+    """Set probabilities; return their sum."""
+    total = np.int64(0)
+    for i in range(n):
+        u = distance[i] + level
+        # From 26 on everything rounds to 0, NO_WEIGHT's 33 too; 30 keeps the sum within 32 bits.
+        r = min(_P_SHIFT + (u >> FRACTION_BITS), 30)
+        rounded = (table[u & _FRACTION] + (np.int32(1) << (r - 1))) >> r
+        p = min(rounded, _P_MAX)
+        probability[i] = p
+        total += p
+    return total
+
+
+@entry
+def _output(
+    program: Program,
+    command: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    work: Work,
+    record: Record,
+) -> None:
+    """Sum the kept values, requantise, and add to the head's importance."""
+    acc = work.acc
+    memory = program.value
+    cut = 8 - command[VALUE_BITS]
+    for d in range(acc.size):
+        acc[d] = 0
+    for j in range(positions.size):
+        i = positions[j]
+        address = (command[VALUE] + ids[i]) & _ADDRESS
+        p = work.probability[i]
+        if address < memory.shape[0]:
+            codes = memory[address]
+            if cut == 0:
+                for d in range(acc.size):
+                    acc[d] += np.int32(p * np.int32(codes[d]))
+            else:
+                for d in range(acc.size):
+                    code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
+                    acc[d] += np.int32(p * code)
+    total = np.int64(0)
+    for d in range(acc.size):
+        rounded = rne_shift(acc[d] * command[OUT_MULT], command[OUT_SHIFT])
+        output = saturate(rounded, -32768, 32767)
+        record.y[command[NUMBER], d] = output
+        total += abs(output)
+    record.head_importance[command[HEAD]] += total
