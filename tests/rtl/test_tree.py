@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registered trees against Python's sum and max."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
+
+from rtl.lib.tree import add, larger, registered_tree
+
+BITS = 6
+
+
+class Trees(wiring.Component):
+    """Sum and maximum of a row, with its shape as the tree makes it."""
+
+    i: Any
+    total: Signal
+    most: Signal
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        super().__init__(
+            {
+                "i": In(data.ArrayLayout(signed(BITS), width)),
+                "total": Out(signed(BITS + width.bit_length() - 1)),
+                "most": Out(signed(BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect both trees."""
+        m = Module()
+        values = [self.i[index] for index in range(self._width)]
+        total = registered_tree(m, values, add, name="total")
+        most = registered_tree(m, values, larger, name="most")
+        assert len(total) == len(self.total)  # exact, and no wider than need be
+        assert len(most) == BITS
+        m.d.comb += [self.total.eq(total), self.most.eq(most)]
+        return m
+
+
+@pytest.mark.parametrize(("width", "registers"), [(1, 1), (2, 1), (4, 1), (8, 2), (32, 3)])
+def test_trees_are_exact_and_of_the_stated_depth(width: int, registers: int) -> None:
+    """A new row enters every cycle; result i leaves max(1, ceil(log2(width) / 2)) cycles later."""
+    rows = np.random.default_rng(width).integers(-(1 << BITS - 1), 1 << BITS - 1, (40, width))
+    rows[:2] = [[-(1 << BITS - 1)] * width, [(1 << BITS - 1) - 1] * width]
+    dut = Trees(width)
+    shown: list[tuple[int, int]] = []
+
+    async def testbench(ctx: Any) -> None:
+        for row in rows.tolist():
+            ctx.set(dut.i, row)
+            shown.append((ctx.get(dut.total), ctx.get(dut.most)))
+            await ctx.tick()
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(testbench)
+    sim.run()
+    expected = [(sum(row), max(row)) for row in rows.tolist()]
+    assert expected[:-registers] == shown[registers:]
