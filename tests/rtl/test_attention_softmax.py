@@ -102,7 +102,7 @@ POWERS = [power(fraction) for fraction in range(256)]
 
 
 def test_probability_is_the_rounded_power(run: Run) -> None:
-    """The result is round(2^-(t + L)) for every exponent, saturated below 1, 0 without weight or key."""
+    """The result is round(2^-(t + L)), saturated below 1, and 0 without weight or key."""
     rng = np.random.default_rng(0)
     n = 60_000
     distance = rng.integers(0, 1 << rng.integers(1, 14, n), n)
