@@ -10,7 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
-from rtl.lib.counters import tally
+from rtl.lib.counters import pending
 from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import PARAMETER_BEATS
 from rtl.w4a8.loops import TileLoop, tile_sizes
@@ -68,7 +68,7 @@ class StepLoop(wiring.Component):
         E, C = self._spec.epilogue_lanes, self._spec.array_cols
         m_tile, n_tile = tile_sizes(self._spec)
         m.submodules.tiles = tiles = TileLoop(m_tile, n_tile)
-        row = Signal(range(m_tile))
+        row, row_last = Signal(range(m_tile)), Signal()
         if E == C:
             m.d.comb += [self.lanes.eq(tiles.cols), self.row_ends.eq(1)]
         else:
@@ -85,15 +85,14 @@ class StepLoop(wiring.Component):
             tiles.n.eq(self.n),
             tiles.n_again.eq(self.n),
             tiles.next.eq(self.next & self.tile_ends),
-            self.tile_ends.eq(self.row_ends & (row + 1 == tiles.rows)),
+            self.tile_ends.eq(self.row_ends & row_last),
             self.job_ends.eq(self.tile_ends & ~tiles.m_more & ~tiles.n_more),
             self.tile_row_ends.eq(~tiles.n_more),
         ]
-        with m.If(self.next):
-            with m.If(self.tile_ends):
-                m.d.sync += row.eq(0)
-            with m.Elif(self.row_ends):
-                m.d.sync += row.eq(row + 1)
+        with m.If(self.start | (self.next & self.tile_ends)):
+            m.d.sync += [row.eq(0), row_last.eq(tiles.single)]
+        with m.Elif(self.next & self.row_ends):
+            m.d.sync += [row.eq(row + 1), row_last.eq(row + 2 == tiles.rows)]
         return m
 
 
@@ -180,13 +179,13 @@ class Drain(wiring.Component):
         spec, issue = self._spec, self.issue
         m.submodules.steps = steps = StepLoop(spec)
         complete_max = spec.result_rows // spec.array_rows if self._os else spec.result_rows
-        complete = tally(m, "complete", complete_max, self.written, self.give)
+        complete = pending(m, "complete", complete_max, self.written, self.give)
         m.d.comb += [
             steps.start.eq(self.start),
             steps.m.eq(self.m),
             steps.n.eq(self.n),
             steps.next.eq(issue),
-            issue.eq((complete != 0) & self.e_usable & self._row_scales(m, steps) & self.en),
+            issue.eq(complete & self.e_usable & self._row_scales(m, steps) & self.en),
             self.give.eq(issue & (steps.tile_ends if self._os else steps.row_ends)),
             self.e_release.eq(issue & steps.tile_ends),
             self.row_ends.eq(steps.row_ends),

@@ -10,7 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
-from rtl.lib.counters import tally
+from rtl.lib.counters import pending
 from rtl.w4a8.layout import column_layout, row_layout, scale_slots
 from rtl.w4a8.loops import TileLoop, k_bits, spacing, tile_sizes
 
@@ -90,14 +90,17 @@ class LauncherOs(wiring.Component):
         chunk_begins, chunk_ends = Signal(), Signal()
         wave = self.wave
 
-        # The launch decision: registers, a few counters compared with constants, and nothing else.
-        takes = wave & first
-        free = tally(m, "free", spec.result_rows, self.give, takes, init=spec.result_rows, by=R)
+        # The launch decision: a few bits, all of them registers. What the drain returns is counted
+        # one cycle late, and so it counts by itself in that cycle.
+        takes, given = wave & first, Signal()
+        m.d.sync += given.eq(self.give)
+        room = spec.result_rows // R  # tiles
+        free = given | pending(m, "free", room, given, takes, init=room)
         far_first = spacing(m, "since_first", spec.period_min, takes, clear=self.start)
         # Without group scales a wave waits inside a tile only at a chunk's begin, and a chunk is
         # longer than R: the next tile's last wave is then far enough from this one's by itself.
         far_last = spacing(m, "since_last", R if group else 1, wave & last, clear=self.start)
-        begins = far_first & (free >= R)
+        begins = far_first & free
         operands = self.a_usable & self.w_usable
         scales = self._scales(m, last) if group else Const(1)
         m.d.comb += [

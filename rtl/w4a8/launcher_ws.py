@@ -10,7 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
-from rtl.lib.counters import tally
+from rtl.lib.counters import pending
 from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import (
     a_choices,
@@ -265,8 +265,10 @@ class LauncherWs(wiring.Component):
         row = Signal(range(spec.acc_rows))
         tile_ends = Signal()
 
-        takes = wave & first_tile
-        free = tally(m, "free", spec.result_rows, self.give, takes, init=spec.result_rows)
+        # What the drain returns is counted a cycle late, and so it counts by itself in that cycle.
+        takes, given = wave & first_tile, Signal()
+        m.d.sync += given.eq(self.give)
+        free = given | pending(m, "free", spec.result_rows, given, takes, init=spec.result_rows)
         far_first = spacing(m, "since_first", spec.period_min, self.pass_first, clear=self.start)
         far_last = spacing(m, "since_last", WRITE_BACK, self.last_wave, clear=self.start)
         loaded = Signal()
@@ -275,13 +277,12 @@ class LauncherWs(wiring.Component):
         with m.Elif(self.pass_first):
             m.d.sync += loaded.eq(0)
         m.d.comb += [
-            last_row.eq(row + 1 == tiles.rows),
             wave.eq(
                 active
                 & self.a_usable
                 & (~first_row | (far_first & loaded))
                 & (~last_row | far_last)
-                & (~first_tile | (free != 0))
+                & (~first_tile | free)
             ),
             self.pass_first.eq(wave & first_row),
             self.last_wave.eq(wave & last_row),
@@ -289,8 +290,11 @@ class LauncherWs(wiring.Component):
         ]
         with m.If(self.start):
             m.d.sync += [*k_tiles.load(job.k), active.eq(1), first_row.eq(1), first_tile.eq(1)]
+            m.d.sync += last_row.eq(tiles.single)
         with m.Elif(wave):
+            again = Mux(tile_ends, tiles.single, tiles.rows == 1)
             m.d.sync += [row.eq(Mux(last_row, 0, row + 1)), first_row.eq(last_row)]
+            m.d.sync += last_row.eq(Mux(last_row, again, row + 2 == tiles.rows))
             with m.If(tile_ends):
                 m.d.sync += [*k_tiles.load(job.k), first_tile.eq(1)]
                 m.d.sync += active.eq(tiles.m_more | tiles.n_more)

@@ -66,13 +66,14 @@ def spacing(m: Module, name: str, cycles: int, event: Value, *, clear: Value) ->
     if cycles < 2:
         return Const(1)
     left = Signal(range(cycles), name=name)
+    far = Signal(name=f"{name}_far", init=1)
     with m.If(clear):
-        m.d.sync += left.eq(0)
+        m.d.sync += [left.eq(0), far.eq(1)]
     with m.Elif(event):
-        m.d.sync += left.eq(cycles - 1)
-    with m.Elif(left != 0):
-        m.d.sync += left.eq(left - 1)
-    return left == 0
+        m.d.sync += [left.eq(cycles - 1), far.eq(0)]
+    with m.Elif(~far):
+        m.d.sync += [left.eq(left - 1), far.eq(left == 1)]
+    return far
 
 
 class TileLoop(wiring.Component):
@@ -97,6 +98,8 @@ class TileLoop(wiring.Component):
         Extent of the present tile, registers.
     m_more, n_more : Out(1)
         Tiles follow in this dimension, registers.
+    single : Out(1)
+        With `start` or `next`: the tile that shows in the next cycle has one row.
     """
 
     start: Signal
@@ -108,6 +111,7 @@ class TileLoop(wiring.Component):
     cols: Signal
     m_more: Signal
     n_more: Signal
+    single: Signal
 
     def __init__(self, m_tile: int, n_tile: int) -> None:
         self._m_tile, self._n_tile = m_tile, n_tile
@@ -122,6 +126,7 @@ class TileLoop(wiring.Component):
                 "cols": Out(range(n_tile + 1)),
                 "m_more": Out(1),
                 "n_more": Out(1),
+                "single": Out(1),
             }
         )
 
@@ -136,7 +141,9 @@ class TileLoop(wiring.Component):
                 m.d.sync += inner.step()
             with m.Else():
                 m.d.sync += [*inner.load(self.n_again), *outer.step()]
+        single = Mux(inner.more, outer.part == 1, outer.left == self._m_tile + 1)
         m.d.comb += [
+            self.single.eq(Mux(self.start, self.m == 1, single) if self._m_tile > 1 else 1),
             self.rows.eq(outer.part),
             self.cols.eq(inner.part),
             self.m_more.eq(outer.more),

@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from rtl.lib.counters import tally
+from rtl.lib.counters import pending
 from rtl.lib.widths import index_bits
 
 
@@ -78,14 +78,13 @@ class ChunkBuffer(wiring.Component):
         slot = Signal(range(self._chunks))
         line = Signal(range(self._lines))
         last = Signal()
-        whole = tally(m, "whole", self._chunks, last, self.release)
         m.d.comb += [
             opened.en.eq(self.open),
             opened.addr.eq(open_slot),
             opened.data.eq(self.open_lines),
             expected.addr.eq(slot),
             last.eq(self.i.valid & (line + 1 == expected.data)),
-            self.usable.eq(whole != 0),
+            self.usable.eq(pending(m, "whole", self._chunks, last, self.release)),
             self.write.en.eq(self.i.valid),
             self.write.slot.eq(slot),
             self.write.line.eq(line),
@@ -140,9 +139,8 @@ class BeatBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         slot = Signal(range(self._slots))
-        held = tally(m, "held", self._beats, self.i.valid, self.release)
         m.d.comb += [
-            self.usable.eq(held != 0),
+            self.usable.eq(pending(m, "held", self._beats, self.i.valid, self.release)),
             self.write.en.eq(self.i.valid),
             self.write.slot.eq(slot),
             self.write.beat.eq(self.i.payload),
