@@ -103,11 +103,19 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise CosilError(f"{path} is not TOML: {error}") from error
 
 
-def load_spec(path: Path) -> Any:
-    """Read an engine's spec; the file's key ``engine`` says which."""
+def load_spec(path: Path, engine: str | None = None) -> Any:
+    """Read an engine's spec; the file's key ``engine`` says which.
+
+    Raises
+    ------
+    CosilError
+        If it is no spec, or not one of the engine that is asked for.
+    """
     from cosil.registry import spec_from_table
 
     table = load_toml(path)
+    if engine is not None and table.get("engine", engine) != engine:
+        raise CosilError(f"{path}: engine must be {engine!r}, not {table['engine']!r}")
     try:
         return spec_from_table(table)
     except CosilError as error:

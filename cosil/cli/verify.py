@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from verif.lib.toolchain import Simulator
     from verif.w4a8.cases import Case
 
+_LAYERED = "w4a8"
+"""The engine whose bench can take its jobs from a layer of a network."""
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -28,9 +31,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("engine")
 @click.option(
     "--spec", "spec_path", type=_FILE,
-    help="The array, TOML. Without it: six small arrays, or an 8x8 one for a layer.",
+    help="The engine, TOML. Without it: the bench's small ones, or an 8x8 array for a layer.",
 )  # fmt: skip
-@click.option("--network", "network_path", type=_FILE, help="Packed network to cut a layer from.")
+@click.option(
+    "--network", "network_path", type=_FILE,
+    help="Packed network to cut a layer from (w4a8 only).",
+)  # fmt: skip
 @click.option("--layer", help="Name of a linear or conv2d node.")
 @click.option(
     "--rows", type=click.IntRange(1),
@@ -38,7 +44,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )  # fmt: skip
 @click.option(
     "--cases", default=52, show_default=True, type=click.IntRange(1),
-    help="Random cases for each array; not with --network.",
+    help="Random cases for each spec; not with --network.",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of random cases and random input.")
 @click.option(
@@ -67,14 +73,19 @@ def verify(
     from verif.lib.toolchain import find_simulator
 
     bench = find_engine(engine).load("bench")
+    if engine != _LAYERED and (network_path or layer):
+        raise CosilError(
+            f"--network and --layer are for {_LAYERED}, not for {engine}", "leave them away"
+        )
     if (network_path is None) != (layer is None):
         raise CosilError("--network and --layer go together", "give both or neither")
     if rows is not None and layer is None:
         raise CosilError("--rows is for a layer", "add --network and --layer")
     simulator = find_simulator(simulator_name)
-    spec = load_spec(spec_path) if spec_path else None
+    spec = load_spec(spec_path, engine) if spec_path else None
     extra: dict[str, Any] = {}
-    with progress(f"{engine} on {simulator.name}", 1 if spec or layer else 6) as advance:
+    built = 1 if spec or layer else len(bench.SMALL)
+    with progress(f"{engine} on {simulator.name}", built) as advance:
         if network_path is not None and layer is not None:
             network = load_network(network_path)
             report, extra = _layer(bench, simulator, network, layer, spec, rows, seed)
@@ -113,9 +124,9 @@ def _layer(
 
 def _node(network: PackedNetwork, layer: str) -> Node:
     for node in network.nodes:
-        if node.name == layer and node.engine == "w4a8":
+        if node.name == layer and node.engine == _LAYERED:
             return node
-    known = [node.name for node in network.nodes if node.engine == "w4a8"]
+    known = [node.name for node in network.nodes if node.engine == _LAYERED]
     raise CosilError(
         f"{network.name} has no layer {layer!r} on the array", f"layers are {', '.join(known)}"
     )

@@ -17,12 +17,12 @@ from cosil.cli.lib import emit_json, emit_table, json_option, load_spec, progres
     "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write; replaced if cosil wrote it before.",
 )  # fmt: skip
-@click.option("--name", default="cosil_w4a8", show_default=True, help="Top module.")
+@click.option("--name", help="Top module. Default: cosil_ and the engine's name.")
 @click.option(
     "--cells/--no-cells", default=True, help="Count cells by Yosys (minutes for a large array)."
 )
 @json_option
-def verilog(spec: Path, output: Path, name: str, cells: bool, as_json: bool) -> None:
+def verilog(spec: Path, output: Path, name: str | None, cells: bool, as_json: bool) -> None:
     """Generate the engine that SPEC, a TOML file, describes.
 
     Writes Verilog-2001 with AXI4-Stream ports, a FuseSoC core file, the descriptor as Markdown and
@@ -42,7 +42,7 @@ def verilog(spec: Path, output: Path, name: str, cells: bool, as_json: bool) -> 
     emit_table(
         ("file", "sha256"),
         [(file, digest[:16]) for file, digest in manifest["sha256"].items()],
-        title=f"{output}: {manifest['engine']}, top module {name}",
+        title=f"{output}: {manifest['engine']}, top module {manifest['top']}",
     )
     counted: dict[str, dict[str, Any]] = manifest["cells"] or {}
     for target, counts in counted.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Shape, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,7 +19,7 @@ class AxisTop(wiring.Component):
     to whole bytes. Outputs that are no streams are for monitors and are left out.
 
     A payload with fields ``addr``, ``data`` and ``keep`` becomes tuser, tdata and tkeep, a keep bit
-    for each byte of its data.
+    for each byte of its data. The top bit of a payload becomes tlast where it is a field ``last``.
 
     Parameters
     ----------
@@ -51,8 +51,7 @@ class AxisTop(wiring.Component):
             to_core, to_world = (In, Out) if inward else (Out, In)
             members[f"{prefix}_tvalid"] = to_core(1)
             members[f"{prefix}_tready"] = to_world(1)
-            payload = getattr(self.core, name).payload.shape()
-            for field, width in axis_widths(payload).items():
+            for field, width in axis_widths(getattr(self.core, name).payload.shape()).items():
                 members[f"{prefix}_{field}"] = to_core(width)
         super().__init__(members)
 
@@ -68,16 +67,24 @@ class AxisTop(wiring.Component):
                 for field in axis_widths(port.payload.shape())
             }
             valid, ready = getattr(self, f"{prefix}_tvalid"), getattr(self, f"{prefix}_tready")
+            bits = Value.cast(port.payload)
+            low, last = bits, fields.get("tlast")
+            if last is not None:
+                low = bits[:-1]
             if prefix.startswith("s_"):
                 m.d.comb += [
-                    port.payload.eq(fields["tdata"]),
+                    low.eq(fields["tdata"]),
                     port.valid.eq(valid),
                     ready.eq(port.ready),
                 ]
+                if last is not None:
+                    m.d.comb += bits[-1].eq(last)
                 continue
             m.d.comb += [valid.eq(port.valid), port.ready.eq(ready)]
+            if last is not None:
+                m.d.comb += last.eq(bits[-1])
             if "tuser" not in fields:
-                m.d.comb += fields["tdata"].eq(port.payload)
+                m.d.comb += fields["tdata"].eq(low)
                 continue
             m.d.comb += [
                 fields["tdata"].eq(port.payload.data),
@@ -103,4 +110,7 @@ def axis_widths(shape: Any) -> dict[str, int]:
             "tkeep": width // 8,
             "tuser": Shape.cast(shape.members["addr"]).width,
         }
-    return {"tdata": -(-Shape.cast(shape).width // 8) * 8}
+    width = Shape.cast(shape).width
+    if isinstance(shape, data.StructLayout) and list(shape.members)[-1] == "last":
+        return {"tdata": -(-(width - 1) // 8) * 8, "tlast": 1}
+    return {"tdata": -(-width // 8) * 8}

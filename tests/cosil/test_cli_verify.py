@@ -14,6 +14,7 @@ from cosil.cli import cli
 from cosil.packed import int4, raw
 from cosil.packed.file import save
 from cosil.packed.network import Node, PackedNetwork, Value
+from verif.topk.specs import SMALL as TOPK
 from verif.w4a8.specs import SMALL
 
 
@@ -60,6 +61,11 @@ def test_layer_of_a_packed_network(tmp_path: Path) -> None:
         (["w4a9"], "error: unknown engine 'w4a9'"),
         (["w4a8", "--layer", "head"], "error: --network and --layer go together"),
         (["w4a8", "--rows", "3"], "error: --rows is for a layer"),
+        (
+            ["topk", "--network", __file__, "--layer", "head"],
+            "error: --network and --layer are for w4a8, not for topk",
+        ),
+        (["topk", "--layer", "head"], "error: --network and --layer are for w4a8, not for topk"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], message: str) -> None:
@@ -67,6 +73,22 @@ def test_wrong_use_is_one_line(arguments: list[str], message: str) -> None:
     code, output = _run(*arguments)
     assert code == 2
     assert output.startswith(message)
+
+
+@pytest.mark.cosim
+def test_any_engine_is_verified(tmp_path: Path) -> None:
+    """The bench of an engine without layers runs on a spec file, and only on one of its own."""
+    spec = tmp_path / "topk.toml"
+    spec.write_text(TOPK["quick-lane"].to_toml(), encoding="utf-8")
+    code, output = _run("topk", "--spec", str(spec), "--cases", "3", "--json")
+    assert code == 0, output
+    said = json.loads(output)
+    assert [said[f"{what}_equal"] for what in ("bits", "cycles", "counts")] == [True] * 3
+    assert (said["engine"], said["cases"]) == ("topk", 3)
+    assert said["mutants"] == {"caught": 12, "total": 12}
+    code, output = _run("w4a8", "--spec", str(spec))
+    assert code == 2
+    assert "topk.toml: engine must be 'w4a8', not 'topk'" in output
 
 
 def test_unknown_layer_lists_the_layers(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a package says of its engine: one `EngineParts` each, and the table of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cosil.registry import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """One engine's part of its package.
+
+    Attributes
+    ----------
+    title : str
+        A few words for the core file.
+    job_words : sequence of (str, str)
+        Name and meaning of each 32-bit word of stream ``job``, word 0 first.
+    describe : callable
+        Spec -> first paragraph of the register page.
+    streams : callable
+        Spec -> what each stream carries, by its name without prefix.
+    defines : callable
+        Spec -> constants of the C header.
+    vectors : callable
+        Spec -> what `smoke_test.py` drives and expects: `inputs` (stream -> beats), `memories`
+        (stream -> element_bits, beat_bits, elements) and `memory_latency`, `output`, `results`,
+        `cycles`, and `result_bits` where results have addresses.
+    """
+
+    title: str
+    job_words: tuple[tuple[str, str], ...]
+    describe: Callable[[Any], str]
+    streams: Callable[[Any], Mapping[str, str]]
+    defines: Callable[[Any], Mapping[str, int]]
+    vectors: Callable[[Any], Mapping[str, Any]]
+
+
+_PARTS = {"w4a8": "cosil.synth.w4a8:PARTS", "topk": "cosil.synth.topk:PARTS"}
+
+
+def parts_of(engine: str) -> EngineParts:
+    """Return the parts of a registered engine."""
+    return resolve(_PARTS[engine])
