@@ -55,7 +55,7 @@ def quick_select_cycle(
     s = select.selector[0]
     # Stages: data, comparisons.
     compared, data = 1, 0
-    starts = s.choice and not s.decided
+    starts = s.choice != 0 and s.decided == 0
     s.choice = 0
     s.first = 0 if starts else s.first
     if select.lanes[compared]:

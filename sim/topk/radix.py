@@ -60,7 +60,7 @@ def radix_cycle(
     s = select.selector[0]
     # Stages: data, matches and digits, bin counts, counters.
     counted, binned, matched, data = 3, 2, 1, 0
-    starts = s.choice and not s.decided
+    starts = s.choice != 0 and s.decided == 0
     s.choice = 0
     if select.lanes[counted]:
         if s.digit < plan.shift.size - 1:

@@ -69,24 +69,25 @@ def _run(plan: Plan, jobs: Jobs, stalls: Stalls, engine: Engine, record: Record)
     loader, filterer = engine.load.loader[0], engine.filter_.filterer[0]
     # The longest time between two of a job's transfers is a select of many small passes.
     patience = 64 + 8 * plan.depth * plan.lanes * (plan.depth + 4) + 4 * np.int64(stalls.bits.size)
-    moved = 0
-    jobs_left = jobs.k.size
-    t = 0
+    # Each name has one type throughout: another would compile everything that it is given to twice.
+    moved = np.int64(0)
+    jobs_left = np.int64(jobs.k.size)
+    t = np.int64(0)
     while jobs_left:
         show(plan, engine, record, t)
-        blocked = filterer.o_valid and is_stalled(stalls, ITEMS_STREAM, t)
+        blocked = filterer.o_valid != 0 and is_stalled(stalls, ITEMS_STREAM, t)
         offered = loader.job < jobs.k.size and (t == 0 or not is_stalled(stalls, JOB_STREAM, t))
         accepted = offered and job_ready(engine)
-        keys_ready = loader.busy and loader.row < loader.rows
+        keys_ready = loader.busy != 0 and loader.row < loader.rows
         transferred = keys_ready and not is_stalled(stalls, KEYS_STREAM, t)
         record.causes[_cause(engine, blocked, transferred, keys_ready)] += 1
-        if accepted or transferred or (filterer.o_valid and not blocked):
+        if accepted or transferred or (filterer.o_valid != 0 and not blocked):
             moved = t
         elif t - moved > patience:
-            return -t
+            return int(-t)
         jobs_left -= clock(plan, jobs, engine, record, accepted, transferred, blocked, t)
         t += 1
-    return t
+    return int(t)
 
 
 @inner
@@ -102,7 +103,7 @@ def show(plan: Plan, engine: Engine, record: Record, t: int) -> None:
 def job_ready(engine: Engine) -> bool:
     """Whether a job would be accepted in this cycle."""
     loader = engine.load.loader[0]
-    return not loader.busy and not engine.load.occupied[loader.bank]
+    return loader.busy == 0 and engine.load.occupied[loader.bank] == 0
 
 
 @inner
@@ -132,8 +133,8 @@ def clock(
     """
     load, select, filter_ = engine
     loader, selector, filterer = load.loader[0], select.selector[0], filter_.filterer[0]
-    selected = loader.complete and not selector.busy
-    filtered = selector.decided and not filterer.busy
+    selected = loader.complete != 0 and selector.busy == 0
+    filtered = selector.decided != 0 and filterer.busy == 0
     last = False
     bank = filterer.bank
     if not blocked:
