@@ -20,6 +20,7 @@ from rtl.attention.layout import (
     ids_layout,
     importance_layout,
     kept_layout,
+    lane_bits,
     row_bits,
 )
 from rtl.lib.pipeline import register
@@ -156,19 +157,24 @@ class Commands(wiring.Component):
             job.payload.n.eq(control.count),
             job.payload.k.eq(control.k),
         ]
+        older = Signal(count_bits(spec))  # tokens that are not protected for being recent
         with m.If(job.valid & job.ready):
             m.d.sync += [started.eq(1), reads.eq(1), left.eq(control.count), number.eq(0)]
+            m.d.sync += older.eq(control.count - Mux(heads, 0, control.recent))
         with m.Elif(ends):
             m.d.sync += started.eq(0)
         with m.Elif(reads):
             m.d.sync += [left.eq(left - lanes), number.eq(number + 1), reads.eq(left > lanes)]
 
-        # A row is read in c: tokens there at c + 1 + T_g, sent at c + 2 + T_g; heads are read T_g
+        # A row is read in c, there at c + 1 + T_g and sent at c + 2 + T_g. Heads are read T_g
         # later, so that an output that has just left counts.
         late = register(m, 1, number, name="late_number", stages=spec.lane_tree)
         there = register(m, 1, reads, name="there", stages=1 + spec.lane_tree, reset=True)
-        keys = Mux(heads, self.head_scan.as_value(), self.token_scan.as_value())
-        m.d.sync += [self.o_keys.valid.eq(there), self.o_keys.payload.eq(keys)]
+        first = register(m, 1, late, name="scanned_number") << lane_bits(spec)
+        m.d.sync += self.o_keys.valid.eq(there)
+        for lane in range(lanes):
+            key = Mux(heads, self.head_scan[lane], self.token_scan[lane])
+            m.d.sync += self.o_keys.payload[lane].eq(Mux((first | lane) < older, key, ~0))
         m.d.comb += [self.token_row.eq(number), self.head_row.eq(late)]
 
         items, kept = self.i_items, self.o_kept

@@ -41,7 +41,7 @@ class TokenImportance(wiring.Component):
     ids : In(ids_layout)
         Tokens of the lanes, at c.
     probability : In(array of lanes, 22)
-        At c + 1; the sums are written in c + 2.
+        At c + 1; the sums are written in c + 3.
     clear, clear_row : In
         A row of all copies becomes 0; nothing adds.
     scan_row : In
@@ -91,18 +91,19 @@ class TokenImportance(wiring.Component):
         write, read = memory.write_port(granularity=1), memory.read_port()
         row = data.View(layout, Value.cast(read.data))
         token = self.ids[lane]
-        ids = register(m, 1, token, name=f"id_{lane}", stages=2)
-        place = Signal(below, name=f"place_{lane}")
-        adds = Signal(2, name=f"adds_{lane}")
-        m.d.sync += [place.eq(token[:below]), adds.eq(Cat(self.add[lane], adds))]
+        place = register(m, 1, token[:below], name=f"place_{lane}")
+        ids = register(m, 1, token, name=f"id_{lane}", stages=3)
+        adds = register(m, 1, self.add[lane], name=f"adds_{lane}", stages=3, reset=True)
         word = Array(row[i] for i in range(spec.lanes))[place]
+        word = register(m, 1, word, name=f"word_{lane}")
+        probability = register(m, 1, self.probability[lane], name=f"probability_{lane}")
         total = Signal(IMPORTANCE_BITS, name=f"total_{lane}", reset_less=True)
-        m.d.sync += total.eq(word + self.probability[lane])
+        m.d.sync += total.eq(word + probability)
         here = Cat(ids[:below] == i for i in range(spec.lanes))
         m.d.comb += [
             read.addr.eq(Mux(self.add[lane], token[below:], self.scan_row)),
             write.addr.eq(Mux(self.clear, self.clear_row, ids[below:])),
-            write.en.eq(Mux(self.clear, ~0, here & adds[1].replicate(spec.lanes))),
+            write.en.eq(Mux(self.clear, ~0, here & adds.replicate(spec.lanes))),
             Value.cast(write.data).eq(Mux(self.clear, 0, total.replicate(spec.lanes))),
         ]
         return row
@@ -119,18 +120,21 @@ class HeadImportance(wiring.Component):
     -------
     clear : In(1)
         All heads start from 0; no beat is under way.
-    transfer, beat, head : In(1), In(output_beat_layout), In
+    busy, head : In(1), In
+        A row is in the output stage; three cycles later its first beat may leave.
+    transfer, beat : In(1), In(output_beat_layout)
         A beat of outputs leaves in this cycle (c); it counts for reads from c + 3 on.
     scan_row : In
-        Row of G heads to read, while no beat is under way.
+        Row of G heads to read, while `busy` is 0.
     scan : Out(importance_layout)
         A cycle later.
     """
 
     clear: Signal
+    busy: Signal
+    head: Signal
     transfer: Signal
     beat: Any
-    head: Signal
     scan_row: Signal
     scan: Any
 
@@ -139,9 +143,10 @@ class HeadImportance(wiring.Component):
         super().__init__(
             {
                 "clear": In(1),
+                "busy": In(1),
+                "head": In(index_bits(spec.max_heads)),
                 "transfer": In(1),
                 "beat": In(output_beat_layout(spec)),
-                "head": In(index_bits(spec.max_heads)),
                 "scan_row": In(index_bits(head_rows(spec))),
                 "scan": Out(importance_layout(spec)),
             }
@@ -165,37 +170,35 @@ class HeadImportance(wiring.Component):
         while len(magnitudes) > 1:
             magnitudes = [a + b for a, b in zip(magnitudes[::2], magnitudes[1::2], strict=True)]
         beat_sum = register(m, 1, magnitudes[0], name="beat_sum")
-        next_head = register(m, 1, self.head, name="next_head")
-        head = register(m, 1, next_head, name="head_reg")
-        current, total = Signal(IMPORTANCE_BITS), Signal(IMPORTANCE_BITS)
-        arrived, first, ended = Signal(2), Signal(init=1), Signal(2)
-        m.d.sync += [
-            arrived.eq(Cat(self.transfer, arrived)),
-            ended.eq(Cat(self.transfer & self.beat.last, ended)),
-        ]
-        with m.If(arrived[1]):
-            m.d.sync += [first.eq(ended[1]), current.eq(total)]
+        # The row may end with this beat, and `head` change.
+        head = register(m, 1, self.head, name="head_reg", stages=2)
+        arrived = register(m, 1, self.transfer, name="arrived", stages=2, reset=True)
+        ended = register(m, 1, self.beat.last, name="ended", stages=2)
 
         # A flag for every head in place of clearing the memory.
         known = Signal(depth * spec.lanes)
-        known_row = Signal(spec.lanes)
         row = Signal.like(self.scan_row)
-        m.d.sync += known_row.eq(known.word_select(row, spec.lanes))
+        known_row = register(m, 1, known.word_select(row, spec.lanes), name="known_row")
         with m.If(self.clear):
             m.d.sync += known.eq(0)
-        with m.Elif(arrived[1]):
+        with m.Elif(arrived):
             m.d.sync += known.bit_select(head, 1).eq(1)
 
+        # Until a row's first beat is there the head's importance so far is read again and again.
         words = [Mux(known_row[i], stored[i], 0) for i in range(spec.lanes)]
-        before = Array(words)[head[:below]]
+        started = Signal()
+        current, total = Signal(IMPORTANCE_BITS), Signal(IMPORTANCE_BITS)
+        with m.If(arrived):
+            m.d.sync += [current.eq(total), started.eq(~ended)]
+        with m.Elif(~started):
+            m.d.sync += current.eq(Array(words)[self.head[:below]])
+        here = Cat(head[:below] == i for i in range(spec.lanes))
         m.d.comb += [
-            total.eq(Mux(first, before, current) + beat_sum),
-            row.eq(Mux(arrived[0], next_head[below:], self.scan_row)),
+            total.eq(current + beat_sum),
+            row.eq(Mux(self.busy, self.head[below:], self.scan_row)),
             read.addr.eq(row),
             write.addr.eq(head[below:]),
-            write.en.eq(
-                Cat(head[:below] == i for i in range(spec.lanes)) & arrived[1].replicate(spec.lanes)
-            ),
+            write.en.eq(here & arrived.replicate(spec.lanes)),
             Value.cast(write.data).eq(total.replicate(spec.lanes)),
             *(self.scan[i].eq(words[i]) for i in range(spec.lanes)),
         ]

@@ -54,7 +54,7 @@ ROW_COMMAND = data.StructLayout(
 CONTROL_COMMAND = data.StructLayout(
     {
         "op": 4, "clear_tokens": 1, "clear_heads": 1, "_0": 26,
-        "count": 32, "k": 32, "_1": 32 * (_WORDS - 3),
+        "count": 32, "k": 32, "recent": 32, "_1": 32 * (_WORDS - 4),
     }
 )  # fmt: skip
 """A command as tokens, heads or reset; `count` is T or the number of heads."""

@@ -262,6 +262,7 @@ class Attention(wiring.Component):
             self.o_e.valid.eq(output.o.valid),
             self.o_e.payload.eq(output.o.payload),
             output.o.ready.eq(self.o_e.ready),
+            heads.busy.eq(output.busy),
             heads.transfer.eq(self.o_e.valid & self.o_e.ready),
             heads.beat.eq(output.o.payload),
             heads.head.eq(output.head),

@@ -108,7 +108,7 @@ def test_token_importance_adds_rows_in_every_cycle_and_clears(spec: AttentionSpe
                 late = added[at : at + lanes].tolist()
                 await ctx.tick()
             ctx.set(dut.add, 0)
-            await ctx.tick().repeat(2)
+            await ctx.tick().repeat(3)
             latency = 1 + spec.lane_tree
             for row in range(rows + latency):
                 if row >= latency:
@@ -138,7 +138,8 @@ def test_head_importance_counts_a_beat_three_cycles_later(spec: AttentionSpec) -
                 expected[:] = 0
             head = int(rng.integers(0, spec.max_heads))
             ctx.set(dut.head, head)
-            await ctx.tick().repeat(2)  # a row's head is known long before its outputs
+            ctx.set(dut.busy, 1)
+            await ctx.tick().repeat(3)
             for beat in range(spec.out_beats):
                 y = rng.integers(-(1 << 15), 1 << 15, spec.out_lanes)
                 y[0] = -(1 << 15)
@@ -149,6 +150,7 @@ def test_head_importance_counts_a_beat_three_cycles_later(spec: AttentionSpec) -
                 ctx.set(dut.transfer, 1)
                 await ctx.tick()
                 ctx.set(dut.transfer, 0)
+                ctx.set(dut.busy, beat < spec.out_beats - 1)
                 for _ in range(int(rng.integers(0, 3))):
                     await ctx.tick()
             if row % 3 == 0:
