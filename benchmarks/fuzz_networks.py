@@ -87,7 +87,7 @@ def attention_program(
     """Return random attributes and tensors of attention on engine `attention`, heads 8 wide."""
     program = {"heads": heads, "kv_heads": kv_heads, "head_dim": 8, "causal": True,
                "msb_bits": 6, "lsb_bits": 4, "value_bits": 6, "lsb_low": 600, "lsb_high": 4095,
-               "token_keep": 600_000, "token_limit": 20, "head_keep": heads - 1,
+               "token_keep": 600_000, "token_limit": 20, "token_recent": 3, "head_keep": heads - 1,
                "value_keep": 300_000, "value_limit": 8, "out_scale": 2**-13, **attrs}  # fmt: skip
 
     def scales(n: int, low: float, high: float) -> PackedTensor:

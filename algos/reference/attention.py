@@ -40,6 +40,8 @@ class Result:
         Ids that each tokens and heads command keeps, in their order.
     redo : bool[rows]
         Rows whose LSBs were fetched.
+    valued : list of int64[values]
+        Tokens whose values each row reads, in the order of the list.
     state : State
         The list, I and H at the end.
     """
@@ -47,6 +49,7 @@ class Result:
     output: Tensor
     kept: list[Tensor]
     redo: Tensor
+    valued: list[Tensor]
     state: State
 
 
@@ -88,6 +91,7 @@ def reference(
     outputs: list[Tensor] = []
     redo: list[Tensor] = []
     kept: list[Tensor] = []
+    valued: list[Tensor] = []
     for command in commands:
         match command:
             case RowCommand():
@@ -98,8 +102,9 @@ def reference(
                 head_importance[command.head] += row.output.abs().sum()
                 outputs.append(row.output[0, 0])
                 redo.append(row.redo[0, 0])
+                valued.append(ids[row.kept[0, 0]])
             case TokensCommand():
-                tokens = best(importance[: command.tokens], command.k)
+                tokens = best(importance[: command.tokens], command.k, command.recent)
                 kept.append(tokens)
             case HeadsCommand():
                 kept.append(best(head_importance[: command.heads], command.k))
@@ -111,6 +116,7 @@ def reference(
         torch.stack(outputs) if outputs else torch.zeros((0, spec.head_dim), dtype=torch.int64),
         kept,
         torch.stack(redo) if redo else torch.zeros(0, dtype=torch.bool),
+        valued,
         State(tokens.numpy(), importance.numpy(), head_importance.numpy()),
     )
 

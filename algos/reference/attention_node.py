@@ -114,7 +114,7 @@ class Cascade:
                 head_ids = best(heads, at.head_keep)
             count = at.tokens(total, self.ids.shape[1])
             if count < self.ids.shape[1]:
-                self.ids = best(self.tokens, count)
+                self.ids = best(self.tokens, count, min(at.token_recent, count))
         self.heads, self.head_ids = heads, head_ids
         return heads, self.ids, head_ids
 

@@ -17,6 +17,7 @@ from cosil.engines.attention import (
     CODE_BITS,
     EXP_BITS,
     FRACTION_BITS,
+    IMPORTANCE_BITS,
     LOG_INDEX_BITS,
     LSB_BITS,
     NO_WEIGHT,
@@ -138,11 +139,13 @@ def select(distance: Tensor, visible: Tensor, values: Tensor) -> Tensor:
     return visible & (keys <= worst)
 
 
-def best(importance: Tensor, k: int) -> Tensor:
+def best(importance: Tensor, k: int, recent: int = 0) -> Tensor:
     """Return the k largest of int64[..., T], ties to the smaller number, int64[..., k] increasing.
 
-    Token and head pruning.
+    Token and head pruning. The last `recent` count as the largest there is.
     """
+    importance = importance.clone()
+    importance[..., importance.shape[-1] - recent :] = (1 << IMPORTANCE_BITS) - 1
     order = torch.sort(importance, dim=-1, descending=True, stable=True).indices
     return torch.sort(order[..., :k], dim=-1).values
 

@@ -18,6 +18,8 @@ layer
 value ratio      of the row's keys               floor of the row's keys   the same, at least 1
 LSB rule         max p < 0.1                     max p < 0.05              a window of L, `rule`
 query bits       not given                       16                        12
+newest tokens    pruned first: their sums are    (authors' LLM code: the   the last `recent` are
+                 the youngest                    last 150 are kept)        kept
 ===============  ==============================  ========================  =======================
 """
 
@@ -72,6 +74,8 @@ class SpattenSettings:
         schedule; 0 prunes none.
     spread : float
         Steepness of that schedule, see `algos.spatten.schedule.linear`.
+    recent : int
+        Newest tokens that are kept whatever their importance; 0 is as published.
     values : float
         Fraction of a row's values that are read.
     token_schedule, head_schedule, value_schedule : str
@@ -100,6 +104,7 @@ class SpattenSettings:
     tokens: float = 0.3
     heads: float = 0.0
     spread: float = 0.5
+    recent: int = 16
     values: float = 0.5
     token_schedule: str = ""
     head_schedule: str = ""
@@ -128,10 +133,9 @@ class SpattenSettings:
             raise ValueError(f"spatten: threshold must be between 0 and 1, not {self.threshold!r}")
         if not 0 <= self.budget <= 1:
             raise ValueError(f"spatten: budget must be in 0..1, not {self.budget!r}")
-        if self.finetune_steps < 0:
-            raise ValueError(
-                f"spatten: finetune_steps must be at least 0, not {self.finetune_steps!r}"
-            )
+        for name in ("finetune_steps", "recent"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"spatten: {name} must be at least 0, not {getattr(self, name)!r}")
         if not self.finetune_rate > 0:
             raise ValueError(f"spatten: finetune_rate must be positive, not {self.finetune_rate!r}")
         self.base()
@@ -227,7 +231,8 @@ def compress(
     if settings.finetune_steps:
         graph = finetune(
             graph, calibration, [(keep.tokens, keep.heads, keep.values) for keep in keeps],
-            steps=settings.finetune_steps, rate=settings.finetune_rate, seed=settings.seed,
+            recent=settings.recent, steps=settings.finetune_steps,
+            rate=settings.finetune_rate, seed=settings.seed,
             key_bits=settings.msb_bits, value_bits=settings.value_bits,
         )  # fmt: skip
         notes.append(f"{settings.finetune_steps} steps of training with pruned attention")
@@ -316,7 +321,7 @@ def _program(
         "msb_bits": settings.msb_bits, "lsb_bits": settings.lsb_bits,
         "value_bits": settings.value_bits, "lsb_low": NEVER[0], "lsb_high": NEVER[1],
         "token_keep": keep.tokens.ratio, "token_limit": keep.tokens.limit,
-        "head_keep": keep.heads,
+        "token_recent": settings.recent, "head_keep": keep.heads,
         "value_keep": keep.values.ratio, "value_limit": keep.values.limit,
         "importance": True, "out_scale": out_scale,
     }  # fmt: skip

@@ -32,6 +32,9 @@ TOKENS = 1024
 LayerKeeps = tuple[Keep, int, Keep]
 """Tokens, heads and values that a layer keeps."""
 
+MOST = 1e9
+"""More importance than any token has."""
+
 _Attention = Callable[[FloatNode, tuple[Tensor, ...]], Tensor]
 
 
@@ -40,6 +43,7 @@ def finetune(
     calibration: Sequence[Tensor],
     keeps: Sequence[LayerKeeps],
     *,
+    recent: int,
     steps: int,
     rate: float,
     seed: int,
@@ -56,6 +60,8 @@ def finetune(
         Batches of token numbers, all sequences equally long.
     keeps : sequence of (Keep, int, Keep)
         Tokens, heads and values of each attention layer.
+    recent : int
+        Newest tokens, which are kept whatever their importance.
     steps, rate, seed
         Updates of Adam, its largest rate, and the seed of the samples' order.
     key_bits, value_bits : int
@@ -76,7 +82,7 @@ def finetune(
     if len({batch.shape[1:] for batch in calibration}) != 1:
         raise ValueError("spatten: fine-tuning takes sequences of one length")
     samples = torch.cat(list(calibration))
-    student = _Student(graph, keeps, key_bits, value_bits)
+    student = _Student(graph, keeps, recent, (key_bits, value_bits))
     optimiser = torch.optim.Adam(student.parameters(), lr=rate, betas=(0.9, 0.99))
     generator = np.random.default_rng(seed)
     size = min(len(samples), max(1, TOKENS // samples.shape[1]))
@@ -99,11 +105,15 @@ class _Student:
     """The network with trained tensors and pruned attention."""
 
     def __init__(
-        self, graph: FloatGraph, keeps: Sequence[LayerKeeps], key_bits: int, value_bits: int
+        self,
+        graph: FloatGraph,
+        keeps: Sequence[LayerKeeps],
+        recent: int,
+        bits: tuple[int, int],
     ) -> None:
         self.graph = graph
         self.keeps = dict(zip((n.name for n in graph.ops("attention")), keeps, strict=True))
-        self.bits = key_bits, value_bits
+        self.recent, self.bits = recent, bits
         self.tensors = {
             node.name: {key: x.clone().requires_grad_() for key, x in node.tensors.items()}
             for node in graph.ops("linear", "embedding", "layernorm", "rmsnorm")
@@ -123,7 +133,7 @@ class _Student:
         with torch.no_grad():
             dense: dict[str, tuple[Tensor, Tensor]] = {}
             self._forward(ids, lambda node, x: _dense(node, x, dense))
-        pruned = _Pruned(self.keeps, dense, self.bits)
+        pruned = _Pruned(self.keeps, dense, self.recent, self.bits)
         return self._forward(ids, pruned)
 
     def _forward(self, ids: Tensor, attention: _Attention) -> Tensor:
@@ -145,6 +155,7 @@ class _Pruned:
         self,
         keeps: dict[str, LayerKeeps],
         dense: dict[str, tuple[Tensor, Tensor]],
+        recent: int,
         bits: tuple[int, int],
     ) -> None:
         self.keeps, self.bits = keeps, bits
@@ -154,6 +165,7 @@ class _Pruned:
         self.heads = heads.cumsum(1) - heads
         length = tokens.shape[1]
         self.listed = torch.ones(length, length, dtype=torch.bool).tril().expand_as(tokens)
+        self.protected = torch.ones(length, length, dtype=torch.bool).triu(1 - recent)
         self.running = torch.ones_like(heads, dtype=torch.bool)
         self.first = True
 
@@ -163,7 +175,8 @@ class _Pruned:
         length = query.shape[2]
         totals = torch.arange(1, length + 1)
         counts = torch.tensor([keep.of(int(t)) for t in totals])
-        self.listed = _best(self.tokens, self.listed, counts[None, :, None])
+        ranks = torch.where(self.protected, MOST, self.tokens)
+        self.listed = _best(ranks, self.listed, counts[None, :, None])
         kept = torch.full((length,), heads_kept)
         if self.first:
             kept[0] = self.running.shape[2]

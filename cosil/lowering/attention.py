@@ -95,14 +95,18 @@ class RowCommand:
 
 @dataclass(frozen=True, slots=True)
 class TokensCommand:
-    """Keep the k most important of tokens 0..tokens-1; they become the list."""
+    """Keep the k most important of tokens 0..tokens-1; they become the list.
+
+    The last `recent` of them, 0..k, are kept whatever their importance.
+    """
 
     tokens: int
     k: int
+    recent: int = 0
 
     def words(self) -> NDArray[np.uint32]:
         """Return the command, uint32[16]."""
-        return _words(TOKENS, self.tokens, self.k)
+        return _words(TOKENS, self.tokens, self.k, self.recent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +293,7 @@ def _check_fields(spec: AttentionSpec, number: int, command: Command) -> None:
                     f"attention: {name} of command {number} must be 4, 6 or 8, not {value!r}"
                 )
     elif isinstance(command, TokensCommand):
-        ranges = {"tokens": (1, tokens), "k": (1, command.tokens)}
+        ranges = {"tokens": (1, tokens), "k": (1, command.tokens), "recent": (0, command.k)}
     elif isinstance(command, HeadsCommand):
         ranges = {"heads": (1, spec.max_heads), "k": (1, command.heads)}
     elif isinstance(command, ResetCommand):  # pyright: ignore[reportUnnecessaryIsInstance]

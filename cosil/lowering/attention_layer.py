@@ -81,7 +81,8 @@ def prologue(node: Node, sequence: Sequence) -> list[Command]:
             commands.append(HeadsCommand(at.heads, at.head_keep))
         count = at.tokens(sequence.total, len(sequence.tokens))
         if count < len(sequence.tokens):
-            commands.append(TokensCommand(sequence.total, count))
+            recent = min(at.token_recent, count)
+            commands.append(TokensCommand(sequence.total, count, recent))
     return commands
 
 

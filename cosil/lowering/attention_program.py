@@ -41,6 +41,7 @@ class Program:
     lsb_high: int
     token_keep: int
     token_limit: int
+    token_recent: int
     head_keep: int
     value_keep: int
     value_limit: int

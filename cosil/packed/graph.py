@@ -64,11 +64,11 @@ def check(network: PackedNetwork, *, content: bool = True) -> dict[str, ValueTyp
 
 
 def _check_cascade(network: PackedNetwork) -> None:
-    """Check that the attention nodes which share importance have the same heads."""
+    """Check that attention nodes which share importance agree on heads and recent tokens."""
     nodes = [node for node in network.nodes if node.engine == "attention"]
     for node in nodes[1:]:
-        for name in ("heads", "causal"):
-            first, found = (each.attrs.get(name, False) for each in (nodes[0], node))
+        for name, default in (("heads", 0), ("causal", False), ("token_recent", 0)):
+            first, found = (each.attrs.get(name, default) for each in (nodes[0], node))
             if first != found:
                 raise PackedFormatError(
                     f"node {node.name!r}",

@@ -271,6 +271,7 @@ OPS: dict[str, tuple[Op, ...]] = {
                 "lsb_high": _LSB,
                 "token_keep": _KEEP,
                 "token_limit": _LIMIT,
+                "token_recent": Attr("int", 0, 65535, default=0),
                 "head_keep": Attr("int", 1, 64, default=64),
                 "value_keep": _KEEP,
                 "value_limit": _LIMIT,

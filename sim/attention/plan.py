@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cosil.engines.attention import (
     CONTEXT_ROWS,
     EPILOGUE_LATENCY,
+    IMPORTANCE_BITS,
     SCORE_BANKS,
     AttentionSpec,
     log_table,
@@ -40,6 +41,9 @@ STALL_NAMES = ("cmd", "q", "k_req", "k", "v_req", "v", "e", "kept")
 CMD, Q, K_REQ, K, V_REQ, V, E, KEPT = range(8)
 """Streams; the number of a stream's stall pattern."""
 
+IMPORTANCE_MOST = (1 << IMPORTANCE_BITS) - 1
+"""Key of a token that is kept whatever its importance."""
+
 CAUSES = ("qk", "pv", "dram", "softmax", "topk", "output", "handoff")
 QK, PV, DRAM, SOFTMAX, TOPK, OUTPUT, HANDOFF = range(7)
 """What a cycle was spent on (section 6)."""
@@ -49,14 +53,15 @@ MSB_PLANE, LSB_PLANE = range(2)
 COMMAND_FIELDS = (
     "op", "n", "k", "tag", "add", "msb_bits", "value_bits", "key_msb", "key_lsb", "value", "head",
     "mult", "shift", "lsb_low", "lsb_high", "out_mult", "out_shift", "clear_tokens", "clear_heads",
-    "number",
+    "protected", "number",
 )  # fmt: skip
 (
     OP, N, K_WANTED, TAG, ADD, MSB_BITS, VALUE_BITS, KEY_MSB, KEY_LSB, VALUE, HEAD, MULT, SHIFT,
-    LSB_LOW, LSB_HIGH, OUT_MULT, OUT_SHIFT, CLEAR_TOKENS, CLEAR_HEADS, NUMBER,
+    LSB_LOW, LSB_HIGH, OUT_MULT, OUT_SHIFT, CLEAR_TOKENS, CLEAR_HEADS, PROTECTED, NUMBER,
 ) = range(len(COMMAND_FIELDS))  # fmt: skip
 """Columns of `Program.commands`: n is T of tokens and reset, heads of heads; k is a row's values;
-`number` counts rows (op 0) or selections (op 1 and 2)."""
+`protected` is the first id that tokens keeps whatever its importance; `number` counts rows (op 0)
+or selections (op 1 and 2)."""
 
 MARK_NAMES = (
     "start", "complete", "sum", "decided", "handover", "first_value", "last_value", "last_output",
@@ -241,11 +246,13 @@ def make_program(commands: Sequence[Command], operands: Operands) -> Program:
                     ROW, command.n, command.values, command.tag, command.add_importance,
                     command.msb_bits, command.value_bits, command.key_msb, command.key_lsb,
                     command.value, command.head, command.mult, command.shift, command.lsb_low,
-                    command.lsb_high, command.out_mult, command.out_shift, 0, 0, rows,
+                    command.lsb_high, command.out_mult, command.out_shift, 0, 0, 0,
+                    rows,
                 )  # fmt: skip
                 rows += 1
             case TokensCommand():
                 line[[OP, N, K_WANTED, NUMBER]] = TOKENS, command.tokens, command.k, selections
+                line[PROTECTED] = command.tokens - command.recent
                 selections += 1
             case HeadsCommand():
                 line[[OP, N, K_WANTED, NUMBER]] = HEADS, command.heads, command.k, selections

@@ -26,6 +26,7 @@ from sim.attention.plan import (
     CLEAR_HEADS,
     CLEAR_TOKENS,
     HEAD,
+    IMPORTANCE_MOST,
     K_WANTED,
     KEY_LSB,
     KEY_MSB,
@@ -37,6 +38,7 @@ from sim.attention.plan import (
     OP,
     OUT_MULT,
     OUT_SHIFT,
+    PROTECTED,
     SHIFT,
     VALUE,
     VALUE_BITS,
@@ -135,7 +137,10 @@ def compute(
         else:
             ranked = record.importance if op == TOKENS else record.head_importance
             for i in range(command[N]):
-                work.jobs.codes[i] = ranked[i] ^ selectors.token_mask
+                key = ranked[i]
+                if op == TOKENS and i >= command[PROTECTED]:
+                    key = np.int64(IMPORTANCE_MOST)
+                work.jobs.codes[i] = key ^ selectors.token_mask
             token_state = _select(
                 selectors.token, command, work.jobs, work.token, token_record, token_state,
                 selections,

@@ -279,8 +279,8 @@ def test_finetuning_brings_the_pruned_network_closer() -> None:
     """Training with pruned attention lowers the divergence from the float network; twice equal."""
     graph = tiny()
     asked = SpattenSettings(
-        linears="rtn", token_schedule="1, 0.4", values=0.3, msb_bits=8, budget=0.0, group_size=32,
-        scales="group", finetune_rate=2e-3,
+        linears="rtn", token_schedule="1, 0.4", recent=2, values=0.3, msb_bits=8, budget=0.0,
+        group_size=32, scales="group", finetune_rate=2e-3,
     )  # fmt: skip
     ids = calibration(8)[0]
     wanted = execute(graph, ids)[0].log_softmax(-1)
