@@ -39,7 +39,8 @@ def mutant_cases(spec: TopkSpec, streams: list[str], seed: int = 1) -> list[Case
         keys = random_keys(spec, rng, n, "uniform")
         # A broken first key is seen whatever becomes of it: whole, it is among the kept.
         keys[0] = best_key(spec)
-        return Case(stream, [(keys, n // 2 + 1)], padding=number)
+        # Below n, so that k with its lowest bit inverted keeps another number.
+        return Case(stream, [(keys, max(1, n // 2))], padding=number)
 
     return break_each(streams, whole)
 
