@@ -35,7 +35,7 @@ class HarnessMap(NamedTuple):
     fields : dict of str to [int, int]
         Offset and width of each field of `status`.
     observed : dict of str to [int, int]
-        The same of each field within `observed`.
+        The same of each field within `observed`; a field of a struct in it is ``struct.field``.
     """
 
     streams: list[str]

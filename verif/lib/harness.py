@@ -161,7 +161,7 @@ class Harness(wiring.Component):
         if self._observed is not None:
             shape = self.layout.members["observed"]
             if isinstance(shape, data.Layout):
-                observed = _extents(shape)
+                observed = _leaves(shape)
         return {
             "streams": [port.name for port in self._ports],
             "sinks": [port.name for port in self._ports if port.sink],
@@ -173,3 +173,15 @@ class Harness(wiring.Component):
 
 def _extents(layout: data.Layout) -> dict[str, list[int]]:
     return {str(name): [field.offset, field.width] for name, field in layout}
+
+
+def _leaves(layout: data.Layout) -> dict[str, list[int]]:
+    """Return extents where a struct's fields stand for it, as ``struct.field``."""
+    extents: dict[str, list[int]] = {}
+    for name, field in layout:
+        if isinstance(field.shape, data.StructLayout):
+            for inner, (offset, width) in _leaves(field.shape).items():
+                extents[f"{name}.{inner}"] = [field.offset + offset, width]
+        else:
+            extents[str(name)] = [field.offset, field.width]
+    return extents

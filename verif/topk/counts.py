@@ -51,6 +51,11 @@ def action_counts(
     for cycle, times in observed.items():
         for name, amount in split(cycle.events, fields).items():
             total[name] += times * amount
+    return named_counts(total, beats, items)
+
+
+def named_counts(total: Mapping[str, int], beats: Mapping[str, int], items: int) -> dict[str, int]:
+    """Return the counts by their names of section 7, from sums of the fields of `o_events`."""
     return {
         "bank_write_rows": total["bank_write"],
         "bank_read_rows": total["bank_read_select"] + total["bank_read_filter"],
