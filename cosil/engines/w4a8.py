@@ -24,7 +24,7 @@ from cosil.engines.common import (
     to_toml,
 )
 
-EPILOGUE_LATENCY = {"fp16": 23, "fixed": 7}
+EPILOGUE_LATENCY = {"fp16": 24, "fixed": 7}
 """Cycles from the issue of a drain step to its result at the output register (section 5.4)."""
 
 

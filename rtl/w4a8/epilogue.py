@@ -29,7 +29,9 @@ class Epilogue(wiring.Component):
     Members
     -------
     en : In(1)
-        Every register advances, or holds.
+        Every register advances, or holds: `ready` or not `valid`.
+    ready : In(1)
+        The result is taken if it is valid.
     e_write, r_write : In(beat_write)
         Arriving beats of column parameters, of row scales (fp16 only).
     issue : In(1)
@@ -45,6 +47,7 @@ class Epilogue(wiring.Component):
     """
 
     en: Signal
+    ready: Signal
     e_write: Any
     r_write: Any
     issue: Signal
@@ -65,6 +68,7 @@ class Epilogue(wiring.Component):
         slot = index_bits(PARAMETER_BEATS)
         ports = {
             "en": In(1),
+            "ready": In(1),
             "e_write": In(beat_write(spec.e_bits * spec.array_cols, PARAMETER_BEATS)),
             "issue": In(1),
             "group": In(index_bits(self._groups)),
@@ -91,25 +95,31 @@ class Epilogue(wiring.Component):
         )
         group = register(m, en, self.group, name="group_reg")
         row_scale = self._row_scale(m) if self._fp16 else Const(0, 32)
+        stages = Signal(spec.epilogue_latency)
+        with m.If(en):
+            m.d.sync += stages.eq(Cat(self.issue, stages))
+        m.d.comb += self.valid.eq(stages[-1])
         for lane in range(spec.epilogue_lanes):
             chosen = self._choose(columns, spec.e_bits, lane, self.group)
             column = register(m, en, chosen, name=f"column_{lane}")
             acc = self._choose(self.acc.as_value(), spec.acc_bits, lane, group)
             part = EpilogueFp16Lane(spec) if self._fp16 else FixedPointLane(spec.acc_bits)
             m.submodules[f"lane_{lane}"] = part
-            m.d.comb += [part.en.eq(en), part.acc.eq(acc), self.y[lane].eq(part.y)]
+            m.d.comb += [part.acc.eq(acc), self.y[lane].eq(part.y)]
             if isinstance(part, EpilogueFp16Lane):
-                m.d.comb += [part.s_ch.eq(column), part.a_s.eq(row_scale)]
+                # `en` from a valid bit of its own, so that no lane waits for a wire from afar.
+                valid, lane_en = Signal(name=f"valid_{lane}"), Signal(name=f"en_{lane}")
+                m.d.comb += lane_en.eq(~valid | self.ready)
+                with m.If(lane_en):
+                    m.d.sync += valid.eq(stages[-2])
+                m.d.comb += [part.en.eq(lane_en), part.s_ch.eq(column), part.a_s.eq(row_scale)]
             else:
                 m.d.comb += [
+                    part.en.eq(en),
                     part.column.eq(column),
                     part.relu.eq(self.relu),
                     part.wide.eq(self.wide),
                 ]
-        stages = Signal(spec.epilogue_latency)
-        with m.If(en):
-            m.d.sync += stages.eq(Cat(self.issue, stages))
-        m.d.comb += self.valid.eq(stages[-1])
         return m
 
     def _stored(self, write: Any) -> tuple[Value, Value, Value]:

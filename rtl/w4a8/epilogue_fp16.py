@@ -163,7 +163,8 @@ class EpilogueFp16Lane(wiring.Component):
     Members
     -------
     en : In(1)
-        Clock enable of all ``epilogue_latency - 1`` stages.
+        All ``epilogue_latency - 1`` stages advance, or hold. Inside only `y` does so in the same
+        cycle, what lies before it one cycle later, which does not show outside.
     acc : In(signed(spec.acc_bits))
         Accumulator.
     s_ch : In(32)
@@ -200,29 +201,34 @@ class EpilogueFp16Lane(wiring.Component):
         m.submodules.by_s_ch = by_s_ch = Multiply()
         m.submodules.by_a_s = by_a_s = Multiply()
         m.submodules.pack = pack = PackF16()
+        # Some 1800 registers cannot be reached with what the output decides in the same cycle. So
+        # all of them run a clock cycle behind, enable and operands alike, and `y` makes up for it.
+        late = Signal()
+        m.d.sync += late.eq(self.en)
         for part in (to_float, unpack_s_ch, unpack_a_s, by_s_ch, by_a_s, pack):
-            m.d.comb += part.en.eq(self.en)
-
-        # The operands come straight out of a memory, whose access time fills most of a cycle.
-        acc = register(m, self.en, self.acc, name="acc_reg")
-        s_ch = register(m, self.en, self.s_ch, name="s_ch_reg")
-        a_s = register(m, self.en, self.a_s, name="a_s_reg")
+            m.d.comb += part.en.eq(late)
+        acc = register(m, 1, self.acc, name="acc_late")
+        s_ch = register(m, 1, self.s_ch, name="s_ch_late")
+        a_s = register(m, 1, self.a_s, name="a_s_late")
 
         wait_s_ch = AccToFloat.STAGES - Unpack.STAGES
         wait_a_s = wait_s_ch + Multiply.STAGES
         m.d.comb += [
             to_float.acc.eq(acc),
             unpack_s_ch.bits.eq(s_ch),
-            unpack_a_s.bits.eq(register(m, self.en, a_s, name="a_s_wait", stages=wait_a_s)),
+            unpack_a_s.bits.eq(register(m, late, a_s, name="a_s_wait", stages=wait_a_s)),
             by_s_ch.a.eq(to_float.number),
             by_s_ch.b.eq(
-                register(m, self.en, unpack_s_ch.number, name="s_ch_number", stages=wait_s_ch)
+                register(m, late, unpack_s_ch.number, name="s_ch_number", stages=wait_s_ch)
             ),
             by_a_s.a.eq(by_s_ch.product),
             by_a_s.b.eq(unpack_a_s.number),
             pack.number.eq(by_a_s.product),
-            self.y.eq(pack.bits),
         ]
-        stages = 1 + AccToFloat.STAGES + 2 * Multiply.STAGES + PackF16.STAGES
+        # A stage that did not run behind would hold now what this one takes next.
+        bits = register(m, late, pack.bits, name="bits_late")
+        bits = Mux(late, pack.bits, bits)
+        m.d.comb += self.y.eq(register(m, self.en, bits, name="y_reg"))
+        stages = AccToFloat.STAGES + 2 * Multiply.STAGES + PackF16.STAGES + 2
         assert stages == self._spec.epilogue_latency - 1
         return m

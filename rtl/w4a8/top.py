@@ -290,6 +290,7 @@ class W4A8(wiring.Component):
             results.read_en.eq(en),
             results.read_addr.eq(drain.addr),
             epilogue.en.eq(en),
+            epilogue.ready.eq(y.ready),
             epilogue.e_write.eq(e.write),
             epilogue.issue.eq(drain.issue),
             epilogue.group.eq(drain.group),

@@ -172,6 +172,22 @@ def test_fp16_lane_rounding_to_float16(run: Run) -> None:
     np.testing.assert_array_equal(expected[:-stages], got[stages:].astype(np.uint16))
 
 
+def test_fp16_lane_holds_while_not_enabled(run: Run) -> None:
+    """Under random stalls each cycle shows the result of as many enabled cycles before."""
+    rng = np.random.default_rng(21)
+    n, stages = 40_000, CHANNEL.epilogue_latency - 1
+    en = rng.integers(0, 2, n)
+    en[:100] = rng.integers(0, 4, 100) == 0
+    acc = _acc_patterns(rng, n, CHANNEL.acc_bits)
+    s_ch, a_s = (_f32_patterns(rng, n) & 0x8FFFFFFF | 0x38000000 for _ in range(2))
+    got = run(en=en, acc=acc & (1 << WIDE_ACC_BITS) - 1, s_ch=s_ch, a_s=a_s)["y_channel"]
+    expected = _fp16_expected(acc, s_ch, a_s)[en == 1]
+    assert len(np.unique(expected)) > 1000
+    passed = np.cumsum(en) - en - stages
+    shown = passed >= 0
+    np.testing.assert_array_equal(expected[passed[shown]], got[shown].astype(np.uint16))
+
+
 def _fixed_expected(
     acc: NDArray[np.int64], column: NDArray[np.uint64], relu: bool, wide: bool
 ) -> list[int]:
