@@ -10,13 +10,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from cosil.engines.attention import IMPORTANCE_BITS, PROBABILITY_BITS, AttentionSpec
+from cosil.engines.attention import IMPORTANCE_BITS, AttentionSpec
 from rtl.attention.layout import (
     head_rows,
     ids_layout,
     importance_layout,
     lane_bits,
     output_beat_layout,
+    probabilities_layout,
     row_bits,
 )
 from rtl.lib.pipeline import register
@@ -64,7 +65,7 @@ class TokenImportance(wiring.Component):
             {
                 "add": In(spec.lanes),
                 "ids": In(ids_layout(spec)),
-                "probability": In(data.ArrayLayout(PROBABILITY_BITS, spec.lanes)),
+                "probability": In(probabilities_layout(spec)),
                 "clear": In(1),
                 "clear_row": In(row_bits(spec)),
                 "scan_row": In(row_bits(spec)),

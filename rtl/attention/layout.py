@@ -172,14 +172,12 @@ def key_tag_layout(spec: AttentionSpec) -> data.StructLayout:
 
 def value_tag_layout(spec: AttentionSpec) -> data.StructLayout:
     """Return what is known of a value beat from its acceptance on; `empty`: no kept lane."""
-    return data.StructLayout(
-        {
-            "probability": data.ArrayLayout(PROBABILITY_BITS, spec.lanes),
-            "keep": spec.lanes,
-            "empty": 1,
-            "last": 1,
-        }
-    )
+    return data.StructLayout({"keep": spec.lanes, "empty": 1, "last": 1})
+
+
+def probabilities_layout(spec: AttentionSpec) -> data.ArrayLayout:
+    """Return the probabilities of a beat or a row of keys."""
+    return data.ArrayLayout(PROBABILITY_BITS, spec.lanes)
 
 
 def distances_layout(spec: AttentionSpec) -> data.ArrayLayout:

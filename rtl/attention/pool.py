@@ -10,7 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.attention import CODE_BITS, PROBABILITY_BITS, QUERY_BITS, AttentionSpec
-from rtl.attention.layout import codes_layout, decode, query_layout
+from rtl.attention.layout import codes_layout, decode, probabilities_layout, query_layout
 from rtl.lib.pipeline import register
 
 _WIDTH = 4
@@ -58,8 +58,10 @@ class Pool(wiring.Component):
             ports |= {"query": In(query_layout(spec)), "key": In(codes_layout(spec))}
             ports |= {"msb_bits": In(_WIDTH), "plane": In(1)}
         if serves != "keys":
-            layout = data.ArrayLayout(PROBABILITY_BITS, spec.lanes)
-            ports |= {"probability": In(layout), "value": In(codes_layout(spec))}
+            ports |= {
+                "probability": In(probabilities_layout(spec)),
+                "value": In(codes_layout(spec)),
+            }
             ports |= {"value_bits": In(_WIDTH)}
         if serves == "both":
             ports |= {"value_beat": In(1)}

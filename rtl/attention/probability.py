@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -18,7 +18,7 @@ from cosil.engines.attention import (
     AttentionSpec,
     pow_table,
 )
-from rtl.attention.layout import distances_layout
+from rtl.attention.layout import distances_layout, probabilities_layout
 from rtl.lib.pipeline import register
 
 
@@ -69,7 +69,7 @@ class Probability(wiring.Component):
                 "distance": In(distances_layout(spec)),
                 "log": In(LOG_BITS),
                 "keep": In(spec.lanes),
-                "probability": Out(data.ArrayLayout(PROBABILITY_BITS, spec.lanes)),
+                "probability": Out(probabilities_layout(spec)),
             }
         )
 

@@ -176,7 +176,7 @@ class Attention(wiring.Component):
             for_keys.key.eq(parts.key_beats.o),
             for_keys.msb_bits.eq(tag.msb_bits),
             for_keys.plane.eq(tag.plane),
-            for_values.probability.eq(value.tag.probability),
+            for_values.probability.eq(value.probability),
             for_values.value.eq(value.codes),
             for_values.value_bits.eq(value.value_bits),
             parts.key_beats.pop.eq(launch_k),

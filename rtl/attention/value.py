@@ -20,6 +20,7 @@ from rtl.attention.layout import (
     context_layout,
     ids_layout,
     output_layout,
+    probabilities_layout,
     value_request_layout,
     value_tag_layout,
 )
@@ -56,7 +57,7 @@ class ValueFetch(wiring.Component):
         Items were accepted whose beats are not launched.
     launch : In(1)
         It is launched.
-    tag, codes, value_bits, output : Out
+    tag, probability, codes, value_bits, output : Out
         The beat, its row's width of codes and what the output stage needs.
     """
 
@@ -72,6 +73,7 @@ class ValueFetch(wiring.Component):
     waiting: Signal
     launch: Signal
     tag: Any
+    probability: Any
     codes: Any
     value_bits: Signal
     output: Any
@@ -92,6 +94,7 @@ class ValueFetch(wiring.Component):
                 "waiting": Out(1),
                 "launch": In(1),
                 "tag": Out(value_tag_layout(spec)),
+                "probability": Out(probabilities_layout(spec)),
                 "codes": Out(codes_layout(spec)),
                 "value_bits": Out(4),
                 "output": Out(output_layout(spec)),
@@ -104,7 +107,11 @@ class ValueFetch(wiring.Component):
         m.submodules.requests = requests = ReadAheadQueue(
             value_request_layout(spec), spec.fetch_beats
         )
+        # Apart: what decides on a launch is narrow, and so not behind a block RAM.
         m.submodules.tags = tags = ReadAheadQueue(value_tag_layout(spec), spec.fetch_beats)
+        m.submodules.factors = factors = ReadAheadQueue(
+            probabilities_layout(spec), spec.fetch_beats
+        )
         m.submodules.beats = beats = ReadAheadQueue(codes_layout(spec), spec.fetch_beats)
         m.submodules.probability = probability = Probability(spec)
 
@@ -139,7 +146,7 @@ class ValueFetch(wiring.Component):
 
         coming = Signal(Probability.STAGES)
         m.d.sync += coming.eq((coming << 1) | accept)
-        tag: Any = Signal(data.StructLayout({"keep": spec.lanes, "empty": 1, "last": 1}))
+        tag: Any = Signal(value_tag_layout(spec))
         m.d.comb += [
             tag.keep.eq(items.keep),
             tag.empty.eq(~items.keep.any()),
@@ -151,17 +158,20 @@ class ValueFetch(wiring.Component):
             probability.log.eq(accepted.log),
             probability.keep.eq(items.keep),
             tags.push.eq(coming[-1]),
-            tags.i.probability.eq(probability.probability),
-            *(tags.i[name].eq(tag[name]) for name in ("keep", "empty", "last")),
+            tags.i.eq(tag),
+            factors.push.eq(coming[-1]),
+            factors.i.eq(probability.probability),
         ]
 
         m.d.comb += [
             beats.push.eq(self.i_v.valid),
             beats.i.eq(self.i_v.payload),
             self.tag.eq(tags.o),
+            self.probability.eq(factors.o),
             self.codes.eq(beats.o),
             self.usable.eq(tags.usable & (tags.o.empty | beats.usable)),
             tags.pop.eq(self.launch),
+            factors.pop.eq(self.launch),
             beats.pop.eq(self.launch & ~tags.o.empty),
             self.value_bits.eq(launched.value_bits),
             self.output.eq(launched.output),

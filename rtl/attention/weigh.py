@@ -6,12 +6,18 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from cosil.engines.attention import DISTANCE_BANKS, LOG_BITS, PROBABILITY_BITS, AttentionSpec
-from rtl.attention.layout import count_bits, distances_layout, ids_layout, row_bits
+from cosil.engines.attention import DISTANCE_BANKS, LOG_BITS, AttentionSpec
+from rtl.attention.layout import (
+    count_bits,
+    distances_layout,
+    ids_layout,
+    probabilities_layout,
+    row_bits,
+)
 from rtl.attention.probability import Probability
 from rtl.lib.lanes import count_below, lanes_below
 from rtl.lib.pipeline import register
@@ -89,7 +95,7 @@ class Weigh(wiring.Component):
                 "list_ids": In(ids),
                 "add_lanes": Out(spec.lanes),
                 "add_ids": Out(ids),
-                "add_probability": Out(data.ArrayLayout(PROBABILITY_BITS, spec.lanes)),
+                "add_probability": Out(probabilities_layout(spec)),
             }
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.hdl._ast import ShapeLike
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
@@ -61,15 +61,19 @@ class ReadAheadQueue(wiring.Component):
         m = Module()
         m.submodules.words = words = Memory(shape=self._shape, depth=self._depth, init=[])
         write, read = words.write_port(), words.read_port()
-        head, tail = Signal(range(self._depth)), Signal(range(self._depth))
+        # Both places that may be read are registers, so that `pop` only chooses.
+        head, behind = Signal(range(self._depth)), Signal(range(self._depth), init=1)
+        tail = Signal(range(self._depth))
         pushed = Signal()  # what came a cycle ago can be read from now on
         count = tally(m, "count", self._depth, pushed, self.pop)
-        m.d.sync += [tail.eq(tail + self.push), pushed.eq(self.push), head.eq(head + self.pop)]
+        m.d.sync += [tail.eq(tail + self.push), pushed.eq(self.push)]
+        with m.If(self.pop):
+            m.d.sync += [head.eq(behind), behind.eq(behind + 1)]
         m.d.comb += [
             write.en.eq(self.push),
             write.addr.eq(tail),
             write.data.eq(self.i),
-            read.addr.eq(head + self.pop),
+            read.addr.eq(Mux(self.pop, behind, head)),
             self.usable.eq(count != 0),
             self.o.eq(read.data),
         ]
