@@ -4,7 +4,7 @@
 Attention programs on a transformer trained here and, with COSIL_DATA, on stories260K: bits, LSB
 rules, values, tokens, heads, fine-tuning. One thing is changed at a time; the loss is compared with
 the same packed linear layers under float16 attention. A finished run is kept in a folder and not
-repeated. Prints the tables; --json for machines, --page writes them into docs/accuracy.md.
+repeated; --kept takes the finished ones alone. Prints the tables; --json for machines, --page writes them into docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ NETWORKS = (
         64,
         4,
         [
-            ("bits", _bits()),
-            ("values", VALUES),
             ("tokens", _tokens((0, 16), (0.3, 0.6, 0.8))),
+            ("values", VALUES),
+            ("bits", _bits()),
             ("heads", [Case(f"{n} of 4 heads", {"head_schedule": f"1, {n / 4}"}) for n in (3, 2)]),
             ("all", [Case("default settings", asdict(SpattenSettings()) | {"scales": "channel"}),
                      Case("60 % of tokens, 80 % of values", TUNED),
@@ -148,9 +148,9 @@ NETWORKS = (
         3,
         6,
         [
-            ("bits", _bits()),
-            ("values", VALUES),
             ("tokens", [*_tokens((0,), (0.3,)), *_tokens((16,), (0.3, 0.5))]),
+            ("values", VALUES),
+            ("bits", _bits()),
             ("heads", [Case(f"{ratio:.0%} of heads", {"heads": ratio}) for ratio in (0.125,)]),
             ("all", [Case("default settings", asdict(SpattenSettings()))]),
         ],
@@ -175,8 +175,8 @@ class Row:
 class Study:
     """One network: its packed linear layers, data, and runs kept in `folder`."""
 
-    def __init__(self, network: Network, folder: Path, limit: int | None) -> None:
-        self.network, self.folder = network, folder
+    def __init__(self, network: Network, folder: Path, limit: int | None, kept: bool) -> None:
+        self.network, self.folder, self.kept = network, folder, kept
         self.limit = network.limit if limit is None else limit
         named = load_model(network.name)
         self.graph: FloatGraph = named.graph()
@@ -190,7 +190,10 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.floats = self.task.evaluate(float_logits(self.graph), self.limit)
         self.unit = units(self.floats)
-        self.base = self.losses("base", None)
+        base = self.losses("base", None)
+        if base is None:
+            raise SystemExit(f"{network.name}: no run is kept in {folder}; leave out --kept")
+        self.base = base
 
     def linear(self) -> PackedNetwork:
         """Return the network with packed linear layers and float16 attention."""
@@ -198,7 +201,7 @@ class Study:
             self.packed = qqq.compress(self.graph, self.batches, qqq.QqqSettings())
         return self.packed
 
-    def losses(self, label: str, settings: SpattenSettings | None) -> np.ndarray[Any, Any]:
+    def losses(self, label: str, settings: SpattenSettings | None) -> np.ndarray[Any, Any] | None:
         """Return each token's loss under a program (None: float16 attention), kept on disk."""
         key = {
             "network": self.network.name, "limit": self.limit, "version": self.version,
@@ -208,6 +211,8 @@ class Study:
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy"
         if path.exists():
             return np.load(path)
+        if self.kept:
+            return None
         started = time.perf_counter()
         if settings is None:
             packed = self.linear()
@@ -224,10 +229,12 @@ class Study:
               file=sys.stderr, flush=True)  # fmt: skip
         return nll
 
-    def row(self, table: str, case: Case, **measured: float) -> Row:
-        """Return the line of a case."""
+    def row(self, table: str, case: Case, **measured: float) -> Row | None:
+        """Return the line of a case, None if only kept runs are asked for and it is none."""
         settings = SpattenSettings(**{**DENSE, **case.settings})
         nll = self.losses(case.label, settings)
+        if nll is None:
+            return None
         change = paired_bootstrap(by_unit([nll - self.base], self.unit))
         loss = float(nll.mean())
         return Row(
@@ -241,10 +248,14 @@ class Study:
         and mean L1 distance from the probabilities of whole keys that is left.
         """
         cases = _rules(self.network.rule_bits)
+        if not any(self.row("rules", case) for case in cases):
+            return []
         held_out = [next(iter(self.task.batches(8))).inputs[:8]]
         found = collect(self.linear(), held_out)
         made: list[Row] = []
         for case in cases:
+            if self.row("rules", case) is None:
+                continue
             settings = SpattenSettings(**{**DENSE, **case.settings})
             packed = attach(self.linear(), self.batches, settings)
             inside: list[np.ndarray[Any, Any]] = []
@@ -256,13 +267,15 @@ class Study:
                 inside.append(fetch)
                 left.append(np.where(fetch, 0.0, seen.error))
             fetched, error = float(np.concatenate(inside).mean()), np.concatenate(left)
-            made.append(self.row("rules", case, fetched=fetched, row_error=float(error.mean())))
+            row = self.row("rules", case, fetched=fetched, row_error=float(error.mean()))
+            assert row is not None
+            made.append(row)
         return made
 
     def rows(self) -> list[Row]:
         """Return every line."""
         made = [self.row(title, case) for title, cases in self.network.cases for case in cases]
-        return made + self.rules()
+        return [row for row in made if row is not None] + self.rules()
 
 
 TITLES = {
@@ -287,6 +300,8 @@ def markdown(studies: Sequence[Study], rows: Sequence[Row]) -> str:
             f" {study.floats.mean_nll:.4f} | {study.base.mean():.4f} |"
         )
     for table, title in TITLES.items():
+        if not any(row.table == table for row in rows):
+            continue
         rules = table == "rules"
         more = " rows that fetch | L1 error left |" if rules else ""
         lines += ["", f"**{title}.**", "",
@@ -313,6 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="results as JSON")
     parser.add_argument("--page", action="store_true", help="write docs/accuracy.md")
+    parser.add_argument("--kept", action="store_true", help="only runs that were made before")
     parser.add_argument("--limit", type=int, help="evaluation windows or documents")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument(
@@ -330,7 +346,9 @@ def main() -> None:
     for name in set(names) - set(known):
         parser.error(f"unknown network {name!r}; known are {', '.join(known)}")
     chosen = [network for network in NETWORKS if network.name in names]
-    studies = [Study(network, arguments.runs, arguments.limit) for network in chosen]
+    studies = [
+        Study(network, arguments.runs, arguments.limit, arguments.kept) for network in chosen
+    ]
     rows = [row for study in studies for row in study.rows()]
     if arguments.page:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

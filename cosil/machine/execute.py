@@ -25,6 +25,7 @@ from cosil.machine.attention import Cascade, Work, attend
 from cosil.machine.inputs import bind
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node, PackedNetwork
+from energy_models.attention import energy as attention_energy
 from energy_models.lib.pricing import Breakdown
 from energy_models.w4a8 import energy
 from sim import vector
@@ -163,7 +164,7 @@ def execute(
         elif node.engine == "attention":
             assert cascade is not None
             value, work = attend(machine, node, arguments, cache, cascade, step=step)
-            layer = _attention_layer(node, work, start, value)
+            layer = _attention_layer(machine, node, work, start, value)
         else:
             value, layer = _on_vector_unit(machine, node, arguments, start, cache)
         values[node.name] = value
@@ -238,7 +239,9 @@ def _on_array(
     return value, layer
 
 
-def _attention_layer(node: Node, work: Work, start: int, value: Array) -> LayerRun:
+def _attention_layer(
+    machine: Machine, node: Node, work: Work, start: int, value: Array
+) -> LayerRun:
     cycles = sum(work.causes.values())
     return LayerRun(
         name=node.name,
@@ -252,7 +255,9 @@ def _attention_layer(node: Node, work: Work, start: int, value: Array) -> LayerR
         utilisation=work.macs / (work.spec.multipliers * cycles),
         bytes=work.bytes,
         counts=dict(work.counts),
-        energy=None,
+        energy=attention_energy(
+            work.spec, work.counts, technology=machine.technology, memory=machine.memory.energy
+        ),
         jobs=(),
         shape=value.shape,
     )

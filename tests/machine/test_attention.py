@@ -44,6 +44,8 @@ def test_every_node_equals_the_reference(machine: Machine) -> None:
     layer = next(layer for layer in run.layers if layer.engine == "attention")
     assert layer.cycles == sum(layer.cycles_by_cause.values())
     assert layer.macs == layer.counts["mac_qk"] + layer.counts["mac_pv"]
+    assert layer.energy is not None
+    assert layer.energy.total_pj > 0
     # The first node of a sequence prunes nothing: 2 sequences, 4 heads, 11 causal rows.
     assert layer.counts["weigh"] == 2 * 4 * 11 * 12 // 2
     record = to_dict(run)
