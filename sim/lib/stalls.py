@@ -124,11 +124,12 @@ def _wait(row: NDArray[np.bool_]) -> NDArray[np.int32]:
     return (following[np.searchsorted(free, at)] - at).astype(np.int32)
 
 
-
 @inner
 def is_stalled(stalls: Stalls, pattern: int, t: int) -> bool:
     """Whether a pattern stalls its stream in cycle t."""
-    return stalls.bits[stalls.start[pattern] + t % stalls.length[pattern]] != 0
+    length = stalls.length[pattern]
+    # A pattern of one cycle is free; most are, and a division is slow.
+    return length > 1 and stalls.bits[stalls.start[pattern] + t % length] != 0
 
 
 @inner

@@ -63,8 +63,9 @@ class Work(NamedTuple):
     ----------
     bins : int64[2 ** widest digit]
         Keys of each digit.
-    low, high : int64[max n]
-        Survivors: of quick-select FIFO_L and FIFO_R, of radix the latter.
+    low, high : int64[max n + 1]
+        Survivors: of quick-select FIFO_L and FIFO_R, of radix the latter. Then `high` holds the
+        positions that are kept.
     beats : int64[rows + 2]
         Rows, counted from the job's first, after which a beat is emitted.
     """
@@ -98,8 +99,8 @@ def make_work(plan: Plan, most: int) -> Work:
     """Return the room that jobs of at most so many keys need."""
     return Work(
         np.zeros(1 << int(plan.width.max()), dtype=np.int64),
-        np.zeros(most, dtype=np.int64),
-        np.zeros(most, dtype=np.int64),
+        np.zeros(most + 1, dtype=np.int64),
+        np.zeros(most + 1, dtype=np.int64),
         np.zeros(-(-most // plan.lanes) + 2, dtype=np.int64),
     )
 
@@ -258,31 +259,36 @@ def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Reco
         return 1
     shift = plan.key_bits - cut.level
     ties = cut.ties
+    # Which keys are kept is hard to predict, so that none is skipped: what is not is overwritten.
+    kept = work.high
     items = 0
+    gathered = 0
     beats = 0
     row = 0
     while True:
-        before = items // plan.lanes
+        before = items
         for i in range(row * plan.lanes, min((row + 1) * plan.lanes, codes.size)):
-            if items == total:
-                break
-            # Written whether kept or not: a branch on random keys is often mispredicted.
-            record.item_codes[first + items] = codes[i]
-            record.item_indices[first + items] = i
             head = codes[i] >> shift
-            tied = (head == cut.prefix) & (ties > 0)
-            items += int(head > cut.prefix) | int(tied)
-            ties -= int(tied)
-        fills = items // plan.lanes > before
+            tied = int(head == cut.prefix) & int(ties > 0)
+            kept[items] = i
+            items += int(head > cut.prefix) | tied
+            ties -= tied
+        gathered += items - before
+        fills = gathered >= plan.lanes
+        gathered -= plan.lanes if fills else 0
         if fills or items == total:
             work.beats[beats] = row
             beats += 1
         if items == total:
-            if fills and items % plan.lanes:
+            if fills and gathered:
                 work.beats[beats] = row + 1
                 beats += 1
-            return beats
+            break
         row += 1
+    for item in range(total):
+        record.item_codes[first + item] = codes[kept[item]]
+        record.item_indices[first + item] = kept[item]
+    return beats
 
 
 @inner
