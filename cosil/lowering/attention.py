@@ -240,6 +240,9 @@ def check(
     listed = state.tokens.size
     rows = 0
     for number, command in enumerate(commands):
+        if isinstance(command, RowCommand) and _is_legal(spec, command, listed):
+            rows += 1
+            continue
         _check_fields(spec, number, command)
         if isinstance(command, RowCommand):
             rows += 1
@@ -266,6 +269,28 @@ def check(
         )
     if operands.query.size and not -2048 <= operands.query.min() <= operands.query.max() <= 2047:
         raise ValueError("attention: queries must be in -2048..2047; quantise them to 12 bits")
+
+
+def _is_legal(spec: AttentionSpec, row: RowCommand, listed: int) -> bool:
+    """Whether a row is admitted: what `_check_fields` says, in a fraction of its time."""
+    word, half, log = 1 << 32, 1 << 16, 1 << LOG_BITS
+    return (
+        1 <= row.n <= listed
+        and 0 <= row.values <= row.n
+        and 0 <= row.key_msb < word
+        and 0 <= row.key_lsb < word
+        and 0 <= row.value < word
+        and 0 <= row.tag < word
+        and 0 <= row.head < spec.max_heads
+        and 0 <= row.mult < half
+        and 0 <= row.out_mult < half
+        and 0 <= row.shift <= SHIFT_MAX
+        and 0 <= row.out_shift <= OUT_SHIFT_MAX
+        and 0 <= row.lsb_low < log
+        and 0 <= row.lsb_high < log
+        and row.msb_bits in CODE_WIDTHS
+        and row.value_bits in CODE_WIDTHS
+    )
 
 
 def _check_fields(spec: AttentionSpec, number: int, command: Command) -> None:

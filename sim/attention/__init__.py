@@ -8,7 +8,7 @@ cycle by cycle; the default computes the `values` of each command and then its `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class AttentionRun(Run):
         The list, I and H at the end.
     """
 
-    kept: list[NDArray[np.int64]] = field(default_factory=list)
+    kept: list[NDArray[np.int64]]
     redo: NDArray[np.bool_]
     added: NDArray[np.int64]
     state: State
@@ -141,12 +141,12 @@ def run(
 
 def _check_invariants(start: State, program: Program, record: Record) -> None:
     """Assert what must hold of every run (section 8)."""
-    expected = int(start.importance.sum())
-    for command in program.commands:
-        if command[OP] == ROW and command[ADD]:
-            expected += int(record.added[command[NUMBER]])
-        elif command[OP] == RESET and command[CLEAR_TOKENS]:
-            expected = 0
+    commands = program.commands
+    clears = np.flatnonzero((commands[:, OP] == RESET) & (commands[:, CLEAR_TOKENS] != 0))
+    expected = 0 if clears.size else int(start.importance.sum())
+    counted = commands[clears[-1] + 1 if clears.size else 0 :]
+    adds = counted[(counted[:, OP] == ROW) & (counted[:, ADD] != 0), NUMBER]
+    expected += int(record.added[adds].sum())
     assert expected == record.importance.sum(), "importance is the sum of probabilities"
     one = 1 << PROBABILITY_BITS
     assert np.all(np.abs(record.added - one) <= one >> 7), "a row's probabilities sum to 1"

@@ -224,8 +224,8 @@ def make_plan(spec: AttentionSpec, memory_latency: int, bytes_per_cycle: int | N
         clear_cycles=spec.rows,
         memory_latency=memory_latency,
         bytes_per_cycle=bytes_per_cycle or 0,
-        pow=np.array(pow_table(), dtype=np.int32),
-        log=np.array(log_table(), dtype=np.int32),
+        pow=_POW,
+        log=_LOG,
     )
 
 
@@ -310,3 +310,7 @@ def row_table(program: Program, record: Record) -> NDArray[np.void]:
     for column, name in enumerate(MARK_NAMES):
         table[name] = record.marks[:, column]
     return table
+
+
+_POW = np.array(pow_table(), dtype=np.int32)
+_LOG = np.array(log_table(), dtype=np.int32)

@@ -22,12 +22,14 @@ from sim.attention.plan import (
     CMD,
     DRAM,
     HANDOFF,
+    IMPORTANCE_MOST,
     K_REQ,
     K_WANTED,
     KEPT,
     NUMBER,
     OP,
     OUTPUT,
+    PROTECTED,
     PV,
     QK,
     SELECTION_FIRST_KEYS,
@@ -190,7 +192,7 @@ def _run(
     engine: Engine,
     selections: Selections,
     record: Record,
-) -> int:
+) -> Any:
     """Step until the last command is done; return the cycle count, or minus it if it hangs."""
     control, kept_ids, queue, score, weigh, value, values, tokens = engine
     value_jobs, token_jobs, value_record, token_record = selections
@@ -201,9 +203,10 @@ def _run(
     token_filter = tokens.filter_.filterer[0]
     patience = 64 * (plan.max_tokens + plan.memory_latency + stalls.bits.size)
     patience += 2 * plan.max_tokens * (plan.max_tokens // plan.lanes + 4)
-    moved = 0
-    left = commands.shape[0]
-    t = 0
+    # Each name has one type throughout: another would compile what it is given to twice.
+    moved = np.int64(0)
+    left = np.int64(commands.shape[0])
+    t = np.int64(0)
     while left:
         _show(selectors.value, values, value_record, t)
         _show(selectors.token, tokens, token_record, t)
@@ -214,30 +217,30 @@ def _run(
         v_reserved = v.taken - v.launched
         v_there = value_there(plan, value)
         last_value = v_there and value.last[v.launched & (plan.fetch_beats - 1)] != 0
-        launch_v = v_there and not (last_value and v.busy)
-        launch_k = k_there and not (plan.shared and launch_v)
+        launch_v = v_there and not (last_value and v.busy != 0)
+        launch_k = k_there and not (plan.shared != 0 and launch_v)
         k_sent = score.port.port[0].sent
         v_sent = value.port.port[0].sent
-        asks_k = f.busy and f.delay == 0 and k_reserved < plan.fetch_beats
+        asks_k = f.busy != 0 and f.delay == 0 and k_reserved < plan.fetch_beats
         ask_k = asks_k and not is_stalled(stalls, K_REQ, t)
         ask_v = value_asks(plan, value) and not is_stalled(stalls, V_REQ, t)
         sum_starts = s.state == IDLE and score.complete[s.bank] != 0
         handed = (
             s.state == DECISION
-            and not w.busy
+            and w.busy == 0
             and job_ready(values)
             and v.context_in - v.context_out < plan.context_rows
         )
         held = c.held
         holds_row = held >= 0 and commands[held, OP] == ROW
-        redo = not f.busy and f.redo
-        row = not f.busy and not f.redo and holds_row and f.free_banks > 0
+        redo = f.busy == 0 and f.redo != 0
+        row = f.busy == 0 and f.redo == 0 and holds_row and f.free_banks > 0
         row = row and not is_stalled(stalls, Q, t)
-        other = held >= 0 and not holds_row and not c.busy and c.in_flight == 0
+        other = held >= 0 and not holds_row and c.busy == 0 and c.in_flight == 0
         e_blocked = value.steps[plan.epilogue_latency - 1] >= 0 and is_stalled(stalls, E, t)
-        items_blocked = value_filter.o_valid and v_reserved == plan.fetch_beats
-        kept_blocked = c.kept_valid and is_stalled(stalls, KEPT, t)
-        chosen_blocked = token_filter.o_valid and kept_blocked
+        items_blocked = value_filter.o_valid != 0 and v_reserved == plan.fetch_beats
+        kept_blocked = c.kept_valid != 0 and is_stalled(stalls, KEPT, t)
+        chosen_blocked = token_filter.o_valid != 0 and kept_blocked
         command = held < 0 and c.next < commands.shape[0]
         command = command and (t == 0 or not is_stalled(stalls, CMD, t))
         waits = (k_reserved > 0 and not k_there) or (v_reserved > 0 and not v_there)
@@ -245,7 +248,7 @@ def _run(
         choosing = _selects(values) or _selects(tokens)
         cause = _cause(launch_k, launch_v, waits, busy, choosing, v.busy != 0)
         record.causes[cause] += 1
-        if launch_k or launch_v or command or ask_k or ask_v or c.kept_valid:
+        if launch_k or launch_v or command or ask_k or ask_v or c.kept_valid != 0:
             moved = t
         elif t - moved > patience:
             return -t
@@ -257,19 +260,19 @@ def _run(
             record, t,
         )  # fmt: skip
         delay_taken(value)
-        if value_filter.o_valid and not items_blocked:
+        if value_filter.o_valid != 0 and not items_blocked:
             accept_items(
                 plan, program, value, value_filter.o_items, value_filter.o_last != 0,
                 values.filter_.output, value_filter.job % plan.context_rows, selectors.value_mask,
             )  # fmt: skip
         _clock(selectors.value, value_jobs, values, value_record, handed, keyed, items_blocked, t)
-        chosen_keys = c.busy and c.row < c.rows and c.wait == 0
+        chosen_keys = c.busy != 0 and c.row < c.rows and c.wait == 0
         if chosen_keys:
             _write_keys(
                 plan, commands[held], c.row, weigh, record, token_jobs, selectors.token_mask
             )
         left -= _finish_kept(c, kept_ids, kept_blocked, record)
-        if token_filter.o_valid and not chosen_blocked:
+        if token_filter.o_valid != 0 and not chosen_blocked:
             _show_kept(commands[held], c, kept_ids, tokens, record)
         starts_job = other and commands[held, OP] != RESET
         _clock(
@@ -320,7 +323,8 @@ def _selects(selector: Selector) -> bool:
     """Whether a selector waits for keys, selects or filters."""
     loader = selector.load.loader[0]
     loading = loader.busy != 0 and loader.row < loader.rows
-    return loading or selector.select.selector[0].busy or selector.filter_.filterer[0].busy
+    selecting = selector.select.selector[0].busy != 0
+    return loading or selecting or selector.filter_.filterer[0].busy != 0
 
 
 @inner
@@ -392,6 +396,8 @@ def _write_keys(
         if command[OP] == TOKENS:
             for lane in range(plan.lanes):
                 key += weigh.importance[lane, i]
+            if i >= command[PROTECTED]:
+                key = np.int64(IMPORTANCE_MOST)
         jobs.codes[first + i] = key ^ mask
 
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast model's values: one command after the other, without time (section 1).
 
-32-bit integers hold every score (2**30 at most) and every product of a probability and a value
-(2**29); distances are multiplied and outputs summed in 64 bits.
+32-bit integers hold every score, 2**30 at most, and every sum of probabilities times values: the
+probabilities of a row sum to less than 2**23 (`run` asserts 2**22 within 2**-7), a value is at most
+2**7. Distances are multiplied in 64 bits.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Work(NamedTuple):
     Attributes
     ----------
     score, distance, probability : int32[max_tokens]
-    acc : int64[D]
+    acc : int32[D]
     jobs : sim.topk.plan.Jobs
         One job, for either selector.
     value, token : sim.topk.fast.Work
@@ -76,7 +77,7 @@ class Work(NamedTuple):
     score: NDArray[np.int32]
     distance: NDArray[np.int32]
     probability: NDArray[np.int32]
-    acc: NDArray[np.int64]
+    acc: NDArray[np.int32]
     jobs: Jobs
     value: topk.Work
     token: topk.Work
@@ -90,7 +91,7 @@ def make_work(plan: Plan, selectors: Selectors) -> Work:
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
-        np.zeros(plan.head_dim, dtype=np.int64),
+        np.zeros(plan.head_dim, dtype=np.int32),
         Jobs(np.zeros(most, dtype=np.int64), pair.copy(), np.zeros(1, dtype=np.int64), pair),
         topk.make_work(selectors.value, most),
         topk.make_work(selectors.token, most),
@@ -259,7 +260,7 @@ def _distances(
     score: NDArray[np.int32],
     distance: NDArray[np.int32],
     n: int,
-) -> int:
+) -> Any:
     """Set distances from the largest score; return the logarithm L of the exponentials' sum."""
     largest = score[0]
     for i in range(n):
@@ -332,7 +333,7 @@ def _output(
                     acc[d] += np.int32(p * code)
     total = np.int64(0)
     for d in range(acc.size):
-        rounded = rne_shift(acc[d] * command[OUT_MULT], command[OUT_SHIFT])
+        rounded = rne_shift(np.int64(acc[d]) * command[OUT_MULT], command[OUT_SHIFT])
         output = saturate(rounded, -32768, 32767)
         record.y[command[NUMBER], d] = output
         total += abs(output)

@@ -51,7 +51,7 @@ DISTANCE_WRITTEN = 6
 SUMMED = 9
 """Cycles from the issue of a row of scores until S holds it, without the lane tree."""
 
-WEIGH_STAGES = 6
+WEIGH_STAGES = 7
 """Cycles from the issue of a row of distances until its importance is written, plus one."""
 
 SUMMER = np.dtype(
@@ -90,7 +90,7 @@ class Weigh(NamedTuple):
         Row of scores issued (-1: none) and its sum of exponentials, by cycle.
     lanes : int64[9 + T_g, G]
         Its distances.
-    out_rows : int64[6]
+    out_rows : int64[7]
         Row of distances issued (-1: none), by cycle.
     importance : int64[G, max_tokens]
         Each lane's copy of I.
@@ -124,8 +124,8 @@ def make_weigh(plan: Plan, importance: NDArray[np.int64]) -> Weigh:
 
 
 @inner
-def probability(plan: Plan, distance: int, level: int) -> int:
-    """Return p of a distance t with logarithm L."""
+def probability(plan: Plan, distance: int, level: int) -> Any:
+    """Return p of a distance t with logarithm L, int64."""
     if distance == NO_WEIGHT:
         return 0
     u = distance + level
@@ -280,7 +280,7 @@ def weigh_cycle(
     command = program.commands[w.command]
     number = command[NUMBER]
     read = 1 - weigh.summer[0].written
-    # Issued five cycles ago: importance is written.
+    # Issued six cycles ago: importance is written.
     row = weigh.out_rows[(t + 1) % WEIGH_STAGES]
     if row >= 0:
         first = row * plan.lanes

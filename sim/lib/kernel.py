@@ -25,8 +25,8 @@ that turns Python objects into state tuples would take longer to compile than th
 """
 
 outlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorator of a large function that only kernels call and that is not inlined.
+"""Decorator of a stage of a model that is too large to be one function, called by kernels only.
 
-For the stages of an engine too large for one function: optimising takes more than linear time, and
-what is called twice would be compiled twice. It costs speed, see `inner`.
+Compiled once, not into each caller: optimising one function takes more than linear time. It costs
+speed, see `inner`.
 """
