@@ -4,7 +4,8 @@
 Attention programs on a transformer trained here and, with COSIL_DATA, on stories260K: bits, LSB
 rules, values, tokens, heads, fine-tuning. One thing is changed at a time; the loss is compared with
 the same packed linear layers under float16 attention. A finished run is kept in a folder and not
-repeated; --kept takes the finished ones alone. Prints the tables; --json for machines, --page writes them into docs/accuracy.md.
+repeated; --kept takes the finished ones alone. Prints the tables; --json for machines, --page
+writes them into docs/accuracy.md.
 """
 
 from __future__ import annotations

@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from cosil.cli import cli
 from cosil.cli.lib import emit_table, load_network
+from cosil.cli.survivors import survivors, write_survivors
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError
 
@@ -34,6 +37,12 @@ NETWORKS = {
     "topics-gpt": ["--scales", "group", "--group-size", "32", "--samples", "32", "--limit", "96"],
 }
 VERIFIED = ("digits-cnn", "head")
+PRUNED = "topics-gpt"
+ATTENTION_MACHINE = "w4a8-16x16-attention"
+PRUNING = (
+    "--scales", "group", "--group-size", "32", "--samples", "32", "--limit", "16",
+    "--set", "token_schedule=0.8,0.4", "--set", "recent=8", "--set", "values=0.5",
+)  # fmt: skip
 MARKER = ".cosil-demo"
 
 
@@ -137,6 +146,18 @@ class Demo:
             )  # fmt: skip
             section.figures = sorted(figures.glob("*.png")) or sorted(figures.glob("*.svg"))
 
+    def prune(self) -> None:
+        """Prune the transformer's attention, run it on the attention engine, plot who survives."""
+        section = self.begin(f"Prune {PRUNED}: tokens, values, and key bits on demand")
+        path = self.packed(PRUNED, "spatten")
+        self.run("compress", PRUNED, "--method", "spatten", *PRUNING, "-o", str(path))
+        self.run("simulate", str(path), "--machine", ATTENTION_MACHINE, "--data", PRUNED, "--check")
+        figure = self.folder / "figures" / "survivors.png"
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        text, ids = _window(PRUNED)
+        write_survivors(survivors(load_network(path), ids), text, figure)
+        section.figures.append(figure)
+
     def start_hardware(self) -> None:
         """Start generating the array's Verilog, and a layer of the packed network in RTL."""
         spec = self.folder / "w4a8-16x16.toml"
@@ -170,6 +191,15 @@ class Demo:
         body = "\n".join(_section(section) for section in self.sections)
         path.write_text(_PAGE.replace("BODY", body), encoding="utf-8")
         return path
+
+
+def _window(name: str) -> tuple[str, NDArray[np.int64]]:
+    """Return the first evaluation window of a character model, as text and as numbers."""
+    from algos.data.text import ASCII
+    from algos.models.registry import load_model
+
+    ids = next(iter(load_model(name).task.batches(1))).inputs[0].numpy()
+    return "".join(ASCII[i] for i in ids), ids
 
 
 def _output(arguments: tuple[str, ...]) -> str:
@@ -224,11 +254,12 @@ def _empty_folder(folder: Path) -> None:
 @click.command(epilog="Example: cosil demo demo")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="demo")
 def demo(folder: Path) -> None:
-    """Train, compress, simulate, generate and verify two small networks, into FOLDER."""
+    """Train, compress, prune, simulate, generate and verify two small networks, into FOLDER."""
     _empty_folder(folder)
     show = Demo(folder)
     show.compress()
     show.simulate()
+    show.prune()
     show.hardware()
     page = show.write_page()
     click.echo(f"\nwrote {page}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.fuzz_networks import transformer
 from cosil.cli.demo import Demo, demo
+from cosil.cli.survivors import survivors, write_survivors
 from cosil.errors import CosilError
 
 
@@ -38,3 +41,16 @@ def test_folder_of_others_is_not_emptied(tmp_path: Path) -> None:
     assert isinstance(result.exception, CosilError)
     assert str(result.exception) == f"{str(tmp_path)!r} is not empty and no demo wrote it"
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_survivors_are_the_lists_of_each_decoded_token(tmp_path: Path) -> None:
+    """One triangle a layer: nothing from later tokens, the counts that the program asks for."""
+    network = transformer(2, dim=32, engine="attention")
+    lists = survivors(network, np.arange(20))
+    kept = lists["attention"]
+    assert not np.triu(kept, 1).any()
+    # 60 % of the tokens so far, three newest first; the first token of a sequence stays.
+    assert [max(1, t * 6 // 10) for t in range(1, 21)] == kept.sum(axis=1).tolist()
+    assert kept[19, 17:].all()
+    write_survivors(lists, "abcdefgh$ \nlmnopqrst", tmp_path / "survivors.png")
+    assert (tmp_path / "survivors.png").read_bytes()[:4] == b"\x89PNG"
