@@ -97,7 +97,10 @@ def _rules(bits: int) -> list[Case]:
 
 def _tokens(recent: Sequence[int], ratios: Sequence[float]) -> list[Case]:
     return [
-        Case(f"{ratio:.0%} of tokens, {n} newest kept", {"tokens": ratio, "recent": n})
+        Case(
+            f"{ratio:.0%} of tokens, {n} newest kept",
+            {"tokens": ratio, "recent": n, "spread": min(0.5, 0.9 / ratio - 1)},
+        )
         for n in recent
         for ratio in ratios
     ]
