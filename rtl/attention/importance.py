@@ -120,7 +120,7 @@ class HeadImportance(wiring.Component):
     Members
     -------
     clear : In(1)
-        All heads start from 0; no beat is under way.
+        All heads start from 0, beats that left before included; no row is in the output stage.
     busy, head : In(1), In
         A row is in the output stage; three cycles later its first beat may leave.
     transfer, beat : In(1), In(output_beat_layout)
@@ -173,7 +173,9 @@ class HeadImportance(wiring.Component):
         beat_sum = register(m, 1, magnitudes[0], name="beat_sum")
         # The row may end with this beat, and `head` change.
         head = register(m, 1, self.head, name="head_reg", stages=2)
-        arrived = register(m, 1, self.transfer, name="arrived", stages=2, reset=True)
+        # A reset may follow right behind the last beat, and clears what is on its way.
+        arrives = register(m, 1, self.transfer, name="arrives", reset=True)
+        arrived = register(m, 1, arrives & ~self.clear, name="arrived", reset=True)
         ended = register(m, 1, self.beat.last, name="ended", stages=2)
 
         # A flag for every head in place of clearing the memory.
@@ -193,6 +195,8 @@ class HeadImportance(wiring.Component):
             m.d.sync += [current.eq(total), started.eq(~ended)]
         with m.Elif(~started):
             m.d.sync += current.eq(Array(words)[self.head[:below]])
+        with m.If(self.clear):
+            m.d.sync += started.eq(0)
         here = Cat(head[:below] == i for i in range(spec.lanes))
         m.d.comb += [
             total.eq(current + beat_sum),
