@@ -289,7 +289,7 @@ def _weigh(
     level: int,
     probability: NDArray[np.int32],
     n: int,
-) -> int:
+) -> Any:
     """Set probabilities; return their sum."""
     total = np.int64(0)
     for i in range(n):
