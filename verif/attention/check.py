@@ -55,20 +55,27 @@ def expect(spec: AttentionSpec, case: Case) -> Expected:
     output = want.output.tolist()
     lists = key_lists(spec, case.jobs, [kept.numpy() for kept in want.kept])
     flat = want.redo.tolist()
-    expected = Expected(
-        [], [], [], [], [], {name: got.jobs[name].tolist() for name in MILESTONES},
-        got.cycles, got.counts, got.cycles_by_cause,
-    )  # fmt: skip
+    outputs: list[int] = []
+    msb_requests: list[int] = []
+    lsb_requests: list[int] = []
+    value_requests: list[int] = []
     for number, row in enumerate(case.rows):
-        expected.outputs.extend(output_beats(spec, row.tag, output[number]))
-        expected.msb_requests.extend(requests(spec, row.key_msb, lists[number]))
+        outputs += output_beats(spec, row.tag, output[number])
+        msb_requests += requests(spec, row.key_msb, lists[number])
         if flat[number]:
-            expected.lsb_requests.extend(requests(spec, row.key_lsb, lists[number], plane=1))
-        kept = want.valued[number].tolist()
-        expected.value_requests.extend(requests(spec, row.value, kept))
-    for kept in want.kept:
-        expected.kept.extend(kept_beats(spec, kept.tolist()))
-    return expected
+            lsb_requests += requests(spec, row.key_lsb, lists[number], plane=1)
+        value_requests += requests(spec, row.value, want.valued[number].tolist())
+    return Expected(
+        outputs,
+        [beat for kept in want.kept for beat in kept_beats(spec, kept.tolist())],
+        msb_requests,
+        lsb_requests,
+        value_requests,
+        {name: got.jobs[name].tolist() for name in MILESTONES},
+        got.cycles,
+        got.counts,
+        got.cycles_by_cause,
+    )
 
 
 def _assert_equal(name: str, want: Result, got: AttentionRun) -> None:

@@ -55,14 +55,16 @@ def mutant_cases(spec: AttentionSpec, streams: list[str], seed: int = 1) -> list
         half = tokens // 2
         row = replace(
             _row(spec, rng, half), n=half, values=half, mult=1 << 15, shift=27, out_mult=1 << 15,
-            out_shift=28, msb_bits=8, value_bits=8, add_importance=True,
+            out_shift=28, msb_bits=8, value_bits=8, key_msb=1, key_lsb=2, value=3,
         )  # fmt: skip
         program = [
             ResetCommand(tokens),
             TokensCommand(tokens, half),
-            replace(row, lsb_low=LSB_NEVER[0], lsb_high=LSB_NEVER[1]),
+            replace(row, lsb_low=LSB_NEVER[0], lsb_high=LSB_NEVER[1], add_importance=False),
             ResetCommand(tokens, clear_tokens=False, clear_heads=False),
-            replace(row, n=tokens, lsb_low=LSB_ALWAYS[0], lsb_high=LSB_ALWAYS[1]),
+            replace(
+                row, n=tokens, lsb_low=LSB_ALWAYS[0], lsb_high=LSB_ALWAYS[1], add_importance=True
+            ),
             TokensCommand(tokens, half // 2),
         ]
         operands = random_operands(spec, rng, 2, "uniform")
