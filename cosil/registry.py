@@ -101,6 +101,17 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 bench="verif.topk",
                 energy="energy_models.topk:ACTIONS",
             ),
+            Engine(
+                name="attention",
+                summary="sparse attention: cascade token and head pruning, value selection, "
+                "key LSBs on demand",
+                spec="cosil.engines.attention:AttentionSpec",
+                reference="algos.reference.attention:reference",
+                simulator="sim.attention:run",
+                rtl="rtl.attention:Attention",
+                bench="verif.attention",
+                energy="energy_models.attention:ACTIONS",
+            ),
         )
     }
 )

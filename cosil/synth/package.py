@@ -19,7 +19,7 @@ from typing import Any
 from cosil.errors import CosilError, ToolFailedError, ToolMissingError
 from cosil.registry import engine_of
 from cosil.synth.cells import TARGETS, count_cells
-from cosil.synth.parts import parts_of
+from cosil.synth.parts import EngineParts, parts_of
 from cosil.synth.texts import c_header, core_file, makefile, register_page
 from rtl.lib.axis import AxisTop, axis_widths
 from rtl.lib.verilog import to_verilog
@@ -33,6 +33,7 @@ LINT_WAIVERS = {
     "WIDTHTRUNC": "logical NOT of a word (is it zero), and sums whose carry is not wanted",
     "UNUSEDSIGNAL": "modules are optimised one by one, so that a port may have bits nobody reads",
     "UNOPTFLAT": "loops between different bits of one vector, a chain and no cycle",
+    "CASEOVERLAP": "choices by one-hot words are casez statements whose patterns leave bits open",
 }
 
 _HERE = Path(__file__).parent
@@ -98,7 +99,7 @@ def write_package(
             "REGISTERS.md": register_page(parts, spec, name, streams),
             "spec.toml": spec.to_toml(),
             "test_smoke.py": (_HERE / "smoke_test.py").read_text(encoding="utf-8"),
-            "vectors.json": json.dumps(parts.vectors(spec)) + "\n",
+            "vectors.json": json.dumps(_vectors(parts, spec)) + "\n",
             "Makefile": makefile(name),
         }
         for file, content in files.items():
@@ -177,6 +178,11 @@ def _streams(top: AxisTop) -> dict[str, dict[str, int]]:
         prefix: axis_widths(getattr(top.core, stream).payload.shape())
         for stream, prefix in top.streams.items()
     }
+
+
+def _vectors(parts: EngineParts, spec: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"memories": {}, "exchanges": {}, "memory_latency": 1}
+    return {"job_stream": parts.job_stream, **nothing, **parts.vectors(spec)}
 
 
 def _sha256(text: str) -> str:

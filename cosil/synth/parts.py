@@ -19,7 +19,7 @@ class EngineParts:
     title : str
         A few words for the core file.
     job_words : sequence of (str, str)
-        Name and meaning of each 32-bit word of stream ``job``, word 0 first.
+        Name and meaning of each 32-bit word of stream `job_stream`, word 0 first.
     describe : callable
         Spec -> first paragraph of the register page.
     streams : callable
@@ -28,8 +28,11 @@ class EngineParts:
         Spec -> constants of the C header.
     vectors : callable
         Spec -> what `smoke_test.py` drives and expects: `inputs` (stream -> beats), `memories`
-        (stream -> element_bits, beat_bits, elements) and `memory_latency`, `output`, `results`,
-        `cycles`, and `result_bits` where results have addresses.
+        (stream -> element_bits, beat_bits, elements), `exchanges` (stream -> requests, responses)
+        and `memory_latency`, `outputs` (stream -> results), `cycles`, and `result_bits` where
+        results have addresses.
+    job_stream : str
+        The stream of jobs.
     """
 
     title: str
@@ -38,9 +41,14 @@ class EngineParts:
     streams: Callable[[Any], Mapping[str, str]]
     defines: Callable[[Any], Mapping[str, int]]
     vectors: Callable[[Any], Mapping[str, Any]]
+    job_stream: str = "job"
 
 
-_PARTS = {"w4a8": "cosil.synth.w4a8:PARTS", "topk": "cosil.synth.topk:PARTS"}
+_PARTS = {
+    "w4a8": "cosil.synth.w4a8:PARTS",
+    "topk": "cosil.synth.topk:PARTS",
+    "attention": "cosil.synth.attention:PARTS",
+}
 
 
 def parts_of(engine: str) -> EngineParts:

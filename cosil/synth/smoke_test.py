@@ -53,6 +53,37 @@ class Memory:
             self.waiting.append((cycle + self.latency, beat))
 
 
+class Exchange:
+    """A memory whose requests, of several rows each, are known, and the responses to them."""
+
+    def __init__(self, dut: Any, name: str, content: dict[str, Any], latency: int) -> None:
+        self.name = name
+        self.request_valid = getattr(dut, f"m_axis_{name}_tvalid")
+        self.request = getattr(dut, f"m_axis_{name}_tdata")
+        self.response_valid = getattr(dut, f"s_axis_{name}_tvalid")
+        self.response = getattr(dut, f"s_axis_{name}_tdata")
+        getattr(dut, f"m_axis_{name}_tready").value = 1
+        self.response_valid.value = 0
+        self.pairs = list(zip(content["requests"], content["responses"], strict=True))
+        self.latency = latency
+        self.waiting: list[tuple[int, int]] = []
+
+    def drive(self, cycle: int) -> None:
+        """Present the response that is due in this cycle."""
+        due = bool(self.waiting) and self.waiting[0][0] <= cycle
+        self.response_valid.value = int(due)
+        if due:
+            self.response.value = self.waiting.pop(0)[1]
+
+    def sample(self, cycle: int) -> None:
+        """Accept and compare the request that is presented in this cycle."""
+        if self.request_valid.value:
+            assert self.pairs, f"{self.name}: a request too many in cycle {cycle}"
+            expected, response = self.pairs.pop(0)
+            assert int(self.request.value) == expected, f"{self.name}: request of cycle {cycle}"
+            self.waiting.append((cycle + self.latency, response))
+
+
 class Source:
     """Beats for one stream, each offered as soon as the one before was taken."""
 
@@ -75,11 +106,11 @@ class Source:
         if self.beats and self.ready.value:
             self.beats = self.beats[1:]
         elif cycle == 0:
-            assert self.name != "job", "the engine must be idle after reset"
+            assert self.name != VECTORS["job_stream"], "the engine must be idle after reset"
 
 
 class Results:
-    """The stream of results, always ready.
+    """A stream of results, always ready.
 
     With tuser, a beat holds elements from the address tuser on, those that tkeep marks; without, a
     beat is one result, tlast above tdata, under its number.
@@ -113,28 +144,31 @@ class Results:
 @cocotb.test()  # pyright: ignore[reportUntypedFunctionDecorator]
 async def as_simulated(dut: Any) -> None:
     """Every result bit and the number of cycles are as the simulator of cosil says."""
-    ports: list[Source | Memory] = [
-        Memory(dut, name, content, VECTORS["memory_latency"])
-        for name, content in VECTORS["memories"].items()
-    ]
+    latency = VECTORS["memory_latency"]
+    ports: list[Source | Memory | Exchange] = []
+    for kind, contents in ((Memory, "memories"), (Exchange, "exchanges")):
+        ports += [kind(dut, name, content, latency) for name, content in VECTORS[contents].items()]
     ports += [Source(dut, name, beats) for name, beats in VECTORS["inputs"].items()]
-    output = Results(dut, VECTORS["output"])
+    outputs = {name: Results(dut, name) for name in VECTORS["outputs"]}
     dut.aresetn.value = 0
     cocotb.start_soon(Clock(dut.aclk, 10, "ns").start())
     for _ in range(4):
         await RisingEdge(dut.aclk)
     dut.aresetn.value = 1
-    expected = dict(VECTORS["results"])
+    expected = {name: dict(results) for name, results in VECTORS["outputs"].items()}
+    found = {name: output.found for name, output in outputs.items()}
+    missing = sum(map(len, expected.values()))
     cycle = 0
-    while len(output.found) < len(expected):
-        assert cycle <= 2 * VECTORS["cycles"], f"no result after {cycle} cycles: {output.found}"
+    while sum(map(len, found.values())) < missing:
+        assert cycle <= 2 * VECTORS["cycles"], f"no result after {cycle} cycles: {found}"
         for port in ports:
             port.drive(cycle)
         await FallingEdge(dut.aclk)
         for port in ports:
             port.sample(cycle)
-        output.sample()
+        for output in outputs.values():
+            output.sample()
         cycle += 1
         await RisingEdge(dut.aclk)
-    assert output.found == expected
+    assert found == expected
     assert cycle == VECTORS["cycles"], f"took {cycle} cycles, not {VECTORS['cycles']}"

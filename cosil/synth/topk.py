@@ -74,9 +74,7 @@ def smoke_vectors(spec: TopkSpec, seed: int = 1) -> dict[str, Any]:
             "job": [job_word(job) for job in jobs],
             "keys": key_rows(spec, jobs, padding=seed),
         },
-        "memories": {},
-        "output": "items",
-        "results": list(enumerate(beats)),
+        "outputs": {"items": list(enumerate(beats))},
     }
 
 

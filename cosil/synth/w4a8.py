@@ -100,13 +100,14 @@ def smoke_vectors(spec: W4A8Spec, seed: int = 1) -> dict[str, Any]:
         "cycles": result.cycles,
         "inputs": {"job": [int.from_bytes(job.words().tobytes(), "little")]},
         "memories": _memories(spec, operands),
-        "output": "y",
         "result_bits": 16,
-        "results": [
-            [job.y_base + row * job.y_stride + col, int(values[row, col])]
-            for row in range(m)
-            for col in range(n)
-        ],
+        "outputs": {
+            "y": [
+                [job.y_base + row * job.y_stride + col, int(values[row, col])]
+                for row in range(m)
+                for col in range(n)
+            ]
+        },
     }
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cosil.cli import cli
+from cosil.engines.attention import AttentionSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, ToolFailedError, ToolMissingError
@@ -32,10 +33,14 @@ SPECS = {
     ),
     "topk-radix": TopkSpec(lanes=2, key_bits=5, signed=True, max_n=12, digit_bits=3, buffers=2),
     "topk-quick": TopkSpec("quick_select", lanes=4, key_bits=6, max_n=20),
+    "attention": AttentionSpec(
+        head_dim=8, multipliers=16, max_tokens=16, max_heads=2, topk="quick_select", fetch_beats=2
+    ),
 }
 C_WORDS = {
     "w4a8": (16, ".m = 1, .flags = COSIL_W4A8_FLAG_RELU"),
     "topk": (2, ".n = COSIL_TOPK_MAX_N, .k = 1"),
+    "attention": (16, ".n = COSIL_ATTENTION_MAX_TOKENS, .values = 0"),
 }
 """Words of a job, and an initialiser of one."""
 
@@ -85,7 +90,8 @@ def test_smoke_test_passes_and_can_fail(package: Path) -> None:
     if manifest_of(package)["spec"].items() & {"dataflow": "ws", "architecture": "radix"}.items():
         wrong = {"cycles": vectors["cycles"] + 1}
     else:
-        wrong = {"results": [[0, vectors["results"][0][1] ^ 1], *vectors["results"][1:]]}
+        name, (first, *others) = next(iter(vectors["outputs"].items()))
+        wrong = {"outputs": {**vectors["outputs"], name: [[0, first[1] ^ 1], *others]}}
     (package / "vectors.json").write_text(json.dumps({**vectors, **wrong}), encoding="utf-8")
     smoke(package)
     assert "<failure" in verdict(package), wrong.keys()
@@ -151,7 +157,7 @@ def test_every_engine_can_be_packaged(name: str) -> None:
     """The table of packages has each registered engine."""
     parts = parts_of(name)
     assert parts.title
-    assert "job" in parts.streams(engine(name).load("spec")())
+    assert parts.job_stream in parts.streams(engine(name).load("spec")())
 
 
 def refused(*arguments: str) -> Result:
