@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cosil simulate`: a packed network on a machine."""
+"""`cosil simulate`: a packed network, or a workload of counts, on a machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(epilog="Example: cosil simulate digits.cosil --machine w4a8-16x16-os --check")
-@click.argument("net", type=_FILE)
+@click.argument("net", type=_FILE, required=False)
 @click.option(
     "--machine", "machine_name", required=True, metavar="M.toml",
-    help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5.",
+    help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5, spatten-512.",
+)  # fmt: skip
+@click.option(
+    "--workload", "workload_path", type=_FILE,
+    help="Attention rows by their counts (CSV) in place of a network, on synthetic values.",
 )  # fmt: skip
 @click.option("--input", "input_path", type=_FILE, help="Input: .npy, or .npz by input name.")
 @click.option("--data", metavar="MODEL", help="Input from the evaluation data of a named model.")
@@ -37,8 +41,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
               help="Write figures to this folder.")  # fmt: skip
 @json_option
 def simulate(
-    net: Path,
+    net: Path | None,
     machine_name: str,
+    workload_path: Path | None,
     input_path: Path | None,
     data: str | None,
     batch: int,
@@ -52,7 +57,19 @@ def simulate(
     """Run the packed network NET on a machine: cycles, causes, utilisation, bytes, energy by layer.
 
     Without --input or --data the input is random; cycles, counts and energy do not depend on it.
+    With --workload in place of NET, the rows of a file run on the machine's attention engine.
     """
+    if workload_path is not None:
+        refused = (net, input_path, data, trace_path, plot_folder)
+        if any(each is not None for each in refused) or wants_check:
+            raise CosilError(
+                "--workload goes with --machine, --seed and --json only",
+                "leave NET and the other options away",
+            )
+        _workload(workload_path, machine_name, seed or 1, as_json)
+        return
+    if net is None:
+        raise CosilError("simulate needs NET or --workload", "cosil simulate --help")
     from cosil.machine.check import check
     from cosil.machine.execute import execute
     from cosil.machine.spec import load_machine
@@ -101,6 +118,40 @@ def simulate(
         for line in outcome.differences[:10]:
             click.echo(f"check: {line}", err=True)
         raise SystemExit(1)
+
+
+def _workload(path: Path, machine_name: str, seed: int, as_json: bool) -> None:
+    """Run a workload file and print what it took."""
+    from cosil.lowering.workload import passes, read_workload
+    from cosil.machine.spec import load_machine
+    from cosil.machine.workload import run_workload
+
+    machine = load_machine(machine_name)
+    rows = read_workload(path)
+    count = sum(1 for _ in passes(rows))
+    with progress(f"{path.name} on {machine.name}", count) as advance:
+        run = run_workload(machine, rows, source=str(path), seed=seed, done=advance)
+    said = run.to_dict()
+    if as_json:
+        emit_json(said)
+        return
+    total = said["total"]
+    table = [[cause, cycles, cycles / run.cycles] for cause, cycles in run.cycles_by_cause.items()]
+    emit_table(
+        ("spent on", "cycles", "share"), [*table, ["all", run.cycles, 1.0]],
+        title=f"{path.name} on {machine.name}", total=True,
+    )  # fmt: skip
+    asked = run.totals
+    click.echo(
+        f"workload: {asked.rows:,} rows, {asked.keys:,} keys, {asked.values:,} values, "
+        f"{asked.flops / 1e6:,.1f} MFLOP, {asked.bytes:,} bytes in groups of 8"
+    )
+    if run.roof_cycles:
+        click.echo(
+            f"memory: {total['bytes']:,} bytes need {run.roof_cycles:,} cycles: "
+            f"{total['roof_fraction']:.1%} of its bandwidth is used"
+        )
+    click.echo(f"values: {said['values']}")
 
 
 def _inputs(
