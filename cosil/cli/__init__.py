@@ -26,6 +26,7 @@ COMMANDS = {
     "compress": "Compress a network and save it packed.",
     "info": "Show what a packed file holds.",
     "simulate": "Run a packed network on a machine.",
+    "workload": "Write the attention rows of a pruning schedule, for simulate --workload.",
     "verilog": "Generate the Verilog of an engine, ready to use.",
     "verify": "Compare RTL, simulator and reference of an engine.",
     "demo": "Show all of this on two small networks.",

@@ -40,6 +40,8 @@ GROUP = 8
 _WHOLE = (-1, 10, 12)
 """Key bits that stand for 8 MSBs and a fetch of 4 LSBs; values of these bits have 8."""
 
+_MSB_OF_WHOLE = 8
+
 _LIMITS = {"iteration_id": 1 << 20, "layer_id": 4095, "head_id": 63, "sentence_length_L": 1 << 20}
 
 
@@ -220,7 +222,7 @@ def _lines(stream: Iterable[str], source: Path) -> Iterator[str]:
 def _row(source: Path, number: int, cells: list[str]) -> WorkloadRow:
     if len(cells) != len(COLUMNS):
         raise _wrong(source, number, f"there must be {len(COLUMNS)} cells, not {len(cells)}")
-    named = dict(zip(COLUMNS, cells, strict=True))
+    named: dict[str, str] = dict(zip(COLUMNS, cells, strict=True))
 
     def integer(name: str, low: int, high: int) -> int:
         text = named[name]
@@ -253,7 +255,8 @@ def _row(source: Path, number: int, cells: list[str]) -> WorkloadRow:
     key_bits, value_bits = bits("quant_key_bit"), bits("quant_value_bit")
     return WorkloadRow(
         number, iteration, layer, head, dim, length, keys, integer("value_fetch_num", 0, keys),
-        8 if key_bits in _WHOLE else key_bits, 8 if value_bits in _WHOLE else value_bits,
+        _MSB_OF_WHOLE if key_bits in _WHOLE else key_bits,
+        _MSB_OF_WHOLE if value_bits in _WHOLE else value_bits,
         key_bits in _WHOLE or flag("if_requant"), flag("if_accumulate_importance"),
     )  # fmt: skip
 
@@ -287,3 +290,96 @@ def _round(count: int) -> int:
 
 def _wrong(source: Path, line: int, what: str) -> CosilError:
     return CosilError(f"{source}, line {line}: {what}")
+
+
+# -- schedules -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a pruned network fetches: a prompt's last token, then one new token a pass.
+
+    Attributes
+    ----------
+    heads : tuple of int
+        Heads of each layer; never more than of the layer before.
+    keys : tuple of int or float
+        Keys of each layer: a count, at most the pass's tokens, or (below or at 1.0, float) a
+        fraction of `context`, rounded down. The first pass prunes none: no importance is known.
+    values : float
+        Fraction of a row's keys whose values are read, rounded down, at least one.
+    context : int
+        Most tokens: what fractions refer to, and the length of the last pass.
+    passes : int
+        The first is of context - passes + 1 tokens.
+    head_dim, key_bits, value_bits : int
+        Columns of a head; bits of codes, 4, 6 or 8.
+    requantised : float
+        Fraction of rows that fetch LSBs, spread evenly.
+    """
+
+    heads: tuple[int, ...]
+    keys: tuple[int | float, ...]
+    values: float = 1.0
+    context: int = 1024
+    passes: int = 32
+    head_dim: int = 64
+    key_bits: int = 8
+    value_bits: int = 8
+    requantised: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.heads) != len(self.keys) or not self.heads:
+            raise CosilError(
+                f"schedule: heads and keys must be given for each layer, not for "
+                f"{len(self.heads)} and {len(self.keys)}"
+            )
+        if min(self.heads) < 1 or list(self.heads) != sorted(self.heads, reverse=True):
+            raise CosilError(f"schedule: heads may not grow from layer to layer, not {self.heads}")
+        kept = [self.kept(layer) for layer in range(len(self.keys))]
+        if min(kept) < 1 or kept != sorted(kept, reverse=True):
+            raise CosilError(f"schedule: keys may not grow from layer to layer, not {kept}")
+        if not 0 <= self.values <= 1 or not 0 <= self.requantised <= 1:
+            raise CosilError("schedule: values and requantised must be in 0..1")
+        if not 1 <= self.passes <= self.context:
+            raise CosilError(f"schedule: passes must be in 1..{self.context}, not {self.passes!r}")
+
+    def kept(self, layer: int) -> int:
+        """Return the keys of a layer, as a count."""
+        asked = self.keys[layer]
+        # Ratios are decimals: what is just below an integer for being binary is that integer.
+        return int(asked * self.context + 1e-9) if isinstance(asked, float) else asked
+
+    def rows(self) -> list[WorkloadRow]:
+        """Return the rows, in order; line numbers are those of the file that holds them."""
+        made: list[WorkloadRow] = []
+        for number in range(self.passes):
+            length = self.context - self.passes + 1 + number
+            for layer, heads in enumerate(self.heads):
+                keys = min(length, self.kept(layer)) if number else length
+                values = max(1, int(keys * self.values + 1e-9))
+                for head in range(heads):
+                    row = len(made)
+                    lsb = int((row + 1) * self.requantised) > int(row * self.requantised)
+                    made.append(
+                        WorkloadRow(
+                            row + 2, number, layer, head, self.head_dim, length, keys, values,
+                            self.key_bits, self.value_bits, lsb,
+                        )
+                    )  # fmt: skip
+        return made
+
+
+def workload_text(rows: Iterable[WorkloadRow]) -> str:
+    """Return rows as the text of a workload file; `read_workload` gives them back."""
+    lines = [",".join(COLUMNS)]
+    for row in rows:
+        whole = row.lsb and row.key_bits == _MSB_OF_WHOLE
+        key_bits = row.key_bits + LSB_BITS if whole else row.key_bits
+        cells = (
+            row.iteration, row.layer, row.head, row.head_dim, row.length, row.keys, key_bits, -1,
+            -1, row.lsb and not whole, LSB_BITS, row.values, row.value_bits, row.add_importance,
+            False, False, -1,
+        )  # fmt: skip
+        lines.append(",".join(map(str, cells)))
+    return "\n".join(lines) + "\n"

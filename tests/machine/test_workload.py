@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from cosil.lowering.attention import (
     RowCommand,
     TokensCommand,
 )
-from cosil.lowering.workload import COLUMNS, commands, passes, read_workload, totals
+from cosil.lowering.workload import (
+    COLUMNS,
+    Schedule,
+    commands,
+    passes,
+    read_workload,
+    totals,
+    workload_text,
+)
 from cosil.machine.spec import load_machine
 from cosil.machine.workload import run_workload, synthetic
 
@@ -183,3 +192,54 @@ def test_values_are_of_the_named_generator() -> None:
     assert queries.min() >= -2048
     assert queries.max() <= 2047
     assert np.abs(queries.astype(float).mean()) < 100
+
+
+def test_schedules_are_the_released_ones(tmp_path: Path) -> None:
+    """The staircase of GPT-2-small: 921, 716, 204 and 102 keys; 184, 143, 40 and 20 values."""
+    path = tmp_path / "s.csv"
+    command = [
+        "workload", "--heads", "12", "--keys", "0.9,0.7,0.2x4,0.1x6", "--values", "0.2",
+        "--key-bits", "6", "--value-bits", "6", "--requantised", "0.25", "-o", str(path),
+    ]  # fmt: skip
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    rows = read_workload(path)
+    assert len(rows) == 32 * 12 * 12
+    first, last = rows[: 12 * 12], rows[-12 * 12 :]
+    assert {(row.length, row.keys, row.values) for row in first} == {(993, 993, 198)}
+    assert [(row.keys, row.values) for row in last[::12]] == [
+        (921, 184), (716, 143), *[(204, 40)] * 4, *[(102, 20)] * 6,
+    ]  # fmt: skip
+    assert {(row.length, row.key_bits, row.value_bits) for row in last} == {(1024, 6, 6)}
+    assert sum(row.lsb for row in rows) == len(rows) // 4
+
+
+def test_heads_are_pruned_as_released(tmp_path: Path) -> None:
+    """GPT-2-medium keeps 16, 13 and 10 heads: 12,288 rows become 11,328."""
+    schedule = Schedule((16,) * 16 + (13,) * 6 + (10,) * 2, (1024,) * 24)
+    assert len(schedule.rows()) == 11_328
+    path = tmp_path / "m.csv"
+    path.write_text(workload_text(schedule.rows()), encoding="utf-8")
+    assert read_workload(path) == schedule.rows()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keys", "0.5,0.6"], r"^error: schedule: keys may not grow"),
+        (["--heads", "4,5"], r"^error: schedule: heads may not grow"),
+        (["--keys", "1.5"], r"^error: --keys must be a list like 0\.9,0\.7,204x4, not '1\.5'"),
+        (["--keys", "nan"], r"^error: --keys must be a list like"),
+        (["--keys", "3x99999"], r"^error: --keys must be a list like"),
+        (["--heads", "0.5"], r"^error: --heads must be counts, not '0\.5'"),
+        (["--values", "2"], r"^error: schedule: values and requantised must be in 0\.\.1"),
+        (["--passes", "1025"], r"^error: schedule: passes must be in 1\.\.1024, not 1025"),
+    ],
+)
+def test_impossible_schedules_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    """In one line, and no file is written."""
+    path = tmp_path / "s.csv"
+    command = ["workload", "--heads", "4", "--keys", "9", "-o", str(path), *options]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 2
+    assert re.match(message, result.output)
+    assert not path.exists()
