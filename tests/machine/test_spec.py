@@ -93,7 +93,7 @@ def test_refusals(text: str, message: str, tmp_path: Path) -> None:
 def test_unknown_machine() -> None:
     """An unknown name lists the presets."""
     with pytest.raises(
-        UnknownNameError, match=r"^machine must be a TOML file or one of w4a8-16x16"
+        UnknownNameError, match=r"^machine must be a TOML file or one of spatten-512, w4a8-16x16"
     ):
         load_machine("tpu")
 

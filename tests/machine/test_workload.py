@@ -130,8 +130,9 @@ def test_impossible_orders_are_refused(tmp_path: Path) -> None:
         _line(0, 1, 0, 8, 5, 1): "sentence_length_L must be the pass's 9, not 8",
         good: "iteration, layer, head must follow (0, 0, 0), not (0, 0, 0)",
     }
+    path = tmp_path / "w.csv"
     for line, message in cases.items():
-        path = _write(tmp_path / "w.csv", good, line)
+        _write(path, good, line)
         with pytest.raises(CosilError) as error:
             read_workload(path)
         assert str(error.value) == f"{path}, line 3: {message}"
