@@ -179,8 +179,8 @@ def _jobs(n: NDArray[np.int64], k: NDArray[np.int64]) -> topk.Jobs:
 
 
 # The two selectors share these.
-_show = outlined(show.py_func)
-_clock = outlined(clock.py_func)
+_show = outlined(show)
+_clock = outlined(clock)
 
 
 @entry

@@ -24,9 +24,14 @@ of the state tuples, hundreds of words, and hide from the optimiser what the cal
 that turns Python objects into state tuples would take longer to compile than the function.
 """
 
-outlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorator of a stage of a model that is too large to be one function, called by kernels only.
+_outlined: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-Compiled once, not into each caller: optimising one function takes more than linear time. It costs
-speed, see `inner`.
-"""
+
+def outlined(function: Any) -> Any:
+    """Return a stage that is too large to be one function with its caller; only kernels call it.
+
+    Compiled once, not into each caller: optimising one function takes more than linear time. It
+    costs speed, see `inner`. `function` may be an `inner` kernel of another model.
+    """
+    # A kernel is a plain function where Numba is switched off.
+    return _outlined(getattr(function, "py_func", function))
