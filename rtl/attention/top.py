@@ -33,7 +33,7 @@ from rtl.attention.tokens import TokenList
 from rtl.attention.value import Accumulate, ValueFetch
 from rtl.attention.weigh import Weigh
 from rtl.lib.counters import tally
-from rtl.lib.queue import ReadAheadQueue
+from rtl.lib.read_ahead import ReadAheadQueue
 from rtl.lib.widths import index_bits
 from rtl.topk import Topk
 

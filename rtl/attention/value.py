@@ -27,7 +27,7 @@ from rtl.attention.layout import (
 from rtl.attention.probability import Probability
 from rtl.lib.counters import tally
 from rtl.lib.pipeline import register
-from rtl.lib.queue import ReadAheadQueue
+from rtl.lib.read_ahead import ReadAheadQueue
 from rtl.lib.tree import add, registered_tree
 from rtl.topk.layout import items_layout
 

@@ -10,7 +10,7 @@ from cosil.packed.generators import lfsr32_leap
 from sim.lib.kernel import inner
 from sim.topk.counts import BANK_READ, COMPARE, DRAWS, FIFO_READ, FIFO_WRITE
 from sim.topk.plan import Plan, Record, note_pass
-from sim.topk.select import (
+from sim.topk.selection import (
     BANK,
     HIGH,
     LOW,

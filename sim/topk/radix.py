@@ -10,7 +10,7 @@ from sim.lib.kernel import inner
 from sim.topk.counts import BANK_READ, FIFO_READ, FIFO_WRITE, HISTOGRAM
 from sim.topk.load import count_at_least
 from sim.topk.plan import Plan, Record, note_pass
-from sim.topk.select import (
+from sim.topk.selection import (
     BANK,
     HIGH,
     Select,

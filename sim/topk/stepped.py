@@ -39,7 +39,7 @@ from sim.topk.plan import (
 )
 from sim.topk.quick_select import quick_select_cycle, see_start
 from sim.topk.radix import choose, radix_cycle, see_choice
-from sim.topk.select import Select, make_select, take_job
+from sim.topk.selection import Select, make_select, take_job
 
 
 class Engine(NamedTuple):

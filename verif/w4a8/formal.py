@@ -86,7 +86,7 @@ class GuardedOutput(wiring.Component):
         self._epilogue, self._output = Epilogue(spec), OutputAddress(spec)
         self._free = {
             name: part
-            for part, driven in ((self._epilogue, ("en",)), (self._output, ("next",)))
+            for part, driven in ((self._epilogue, ("en", "ready")), (self._output, ("next",)))
             for name, member in part.signature.members.items()
             if member.flow == In and name not in driven
         }
@@ -104,6 +104,7 @@ class GuardedOutput(wiring.Component):
         y = self.o_y
         m.d.comb += [
             epilogue.en.eq(~y.valid | y.ready),
+            epilogue.ready.eq(y.ready),
             output.start.eq(self.start & ~y.valid),
             output.next.eq(y.valid & y.ready),
             y.valid.eq(epilogue.valid),
@@ -130,5 +131,9 @@ def prove_fetcher(spec: W4A8Spec, stream_name: str) -> Proof:
 
 
 def prove_output(spec: W4A8Spec) -> Proof:
-    """Prove the stream rules of y."""
-    return prove_stream_rules(GuardedOutput(spec))
+    """Prove the stream rules of y, and that a lane's own valid bit is the stream's."""
+    lanes = range(spec.epilogue_lanes) if spec.epilogue == "fp16" else ()
+    return prove_stream_rules(
+        GuardedOutput(spec),
+        invariants=[(f"epilogue.valid_{lane}", "device.epilogue.valid") for lane in lanes],
+    )

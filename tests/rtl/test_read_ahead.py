@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from rtl.lib.queue import ReadAheadQueue
+from rtl.lib.read_ahead import ReadAheadQueue
 
 
 @pytest.mark.parametrize(("depth", "pushes", "pops"), [(2, 0.9, 0.9), (4, 0.4, 0.8), (8, 1.0, 1.0)])
