@@ -7,6 +7,7 @@ Section numbers in this package refer to docs/engines/attention.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -238,18 +239,17 @@ def make_selectors(spec: AttentionSpec) -> Selectors:
 def make_program(commands: Sequence[Command], operands: Operands) -> Program:
     """Return commands that were checked as numbers, and contiguous memories."""
     table = np.zeros((len(commands), len(COMMAND_FIELDS)), dtype=np.int64)
-    rows = selections = 0
-    for line, command in zip(table, commands, strict=True):
+    # Rows, most of the commands, all at once: a line of an array takes long to fill.
+    rows = [number for number, command in enumerate(commands) if isinstance(command, RowCommand)]
+    if rows:
+        table[rows, N:CLEAR_TOKENS] = [_row_fields(commands[number]) for number in rows]
+        table[rows, NUMBER] = np.arange(len(rows))
+    selections = 0
+    for number, command in enumerate(commands if len(rows) < len(commands) else ()):
+        line = table[number]
         match command:
             case RowCommand():
-                line[:] = (
-                    ROW, command.n, command.values, command.tag, command.add_importance,
-                    command.msb_bits, command.value_bits, command.key_msb, command.key_lsb,
-                    command.value, command.head, command.mult, command.shift, command.lsb_low,
-                    command.lsb_high, command.out_mult, command.out_shift, 0, 0, 0,
-                    rows,
-                )  # fmt: skip
-                rows += 1
+                pass
             case TokensCommand():
                 line[[OP, N, K_WANTED, NUMBER]] = TOKENS, command.tokens, command.k, selections
                 line[PROTECTED] = command.tokens - command.recent
@@ -311,6 +311,12 @@ def row_table(program: Program, record: Record) -> NDArray[np.void]:
         table[name] = record.marks[:, column]
     return table
 
+
+_row_fields = attrgetter(
+    "n", "values", "tag", "add_importance", "msb_bits", "value_bits", "key_msb", "key_lsb",
+    "value", "head", "mult", "shift", "lsb_low", "lsb_high", "out_mult", "out_shift",
+)  # fmt: skip
+"""Columns N to OUT_SHIFT of a row; its operation is 0."""
 
 _POW = np.array(pow_table(), dtype=np.int32)
 _LOG = np.array(log_table(), dtype=np.int32)

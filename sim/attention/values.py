@@ -52,6 +52,7 @@ from sim.attention.plan import (
 )
 from sim.lib.float16 import rne_shift, saturate
 from sim.lib.kernel import entry, inner
+from sim.lib.product import CODES, DOTS, add_weighted, dots, prefetch
 from sim.topk import fast as topk
 from sim.topk.plan import Jobs
 from sim.topk.plan import Record as Selection
@@ -67,7 +68,10 @@ class Work(NamedTuple):
 
     Attributes
     ----------
-    score, distance, probability : int32[max_tokens]
+    score, distance, probability, weight : int32[max_tokens]
+        `weight` of the kept values.
+    address : int64[max_tokens]
+        Rows of keys or kept values in their memory.
     acc : int32[D]
     jobs : sim.topk.plan.Jobs
         One job, for either selector.
@@ -77,6 +81,8 @@ class Work(NamedTuple):
     score: NDArray[np.int32]
     distance: NDArray[np.int32]
     probability: NDArray[np.int32]
+    weight: NDArray[np.int32]
+    address: NDArray[np.int64]
     acc: NDArray[np.int32]
     jobs: Jobs
     value: topk.Work
@@ -91,6 +97,8 @@ def make_work(plan: Plan, selectors: Selectors) -> Work:
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
+        np.zeros(most, dtype=np.int32),
+        np.zeros(most, dtype=np.int64),
         np.zeros(plan.head_dim, dtype=np.int32),
         Jobs(np.zeros(most, dtype=np.int64), pair.copy(), np.zeros(1, dtype=np.int64), pair),
         topk.make_work(selectors.value, most),
@@ -194,7 +202,7 @@ def _softmax(
     row = command[NUMBER]
     query = program.query[row]
     score = work.score
-    _score_msb(query, program.key_msb, command[KEY_MSB], command[MSB_BITS], ids, n, score)
+    _score_msb(query, program.key_msb, command, ids, work.address, score)
     level = _distances(plan, command, score, work.distance, n)
     if command[LSB_LOW] <= level <= command[LSB_HIGH]:
         record.redo[row] = 1
@@ -210,27 +218,34 @@ def _softmax(
 def _score_msb(
     query: NDArray[np.int16],
     memory: NDArray[np.int8],
-    base: int,
-    bits: int,
+    command: NDArray[np.int64],
     ids: NDArray[np.int64],
-    n: int,
+    address: NDArray[np.int64],
     score: NDArray[np.int32],
 ) -> None:
-    """Set scores to 16 q . msb; only the low `bits` bits of a code count, signed."""
-    cut = 8 - bits
+    """Set scores to 16 q . msb; only the low MSB_BITS bits of a code count, signed."""
+    n = command[N]
+    base = command[KEY_MSB]
+    cut = 8 - command[MSB_BITS]
+    past = np.int64(0)
     for i in range(n):
-        address = (base + ids[i]) & _ADDRESS
+        address[i] = (base + ids[i]) & _ADDRESS
+        past |= np.int64(address[i] >= memory.shape[0])
+    whole = 0
+    if cut == 0 and past == 0 and query.size % CODES == 0:
+        whole = n // DOTS * DOTS
+        for i in range(0, whole, DOTS):
+            dots(query, memory, address, score, i)
+    for i in range(whole, n):
         total = np.int32(0)
-        if address < memory.shape[0]:
-            codes = memory[address]
-            if cut == 0:
-                for d in range(query.size):
-                    total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(codes[d])))
-            else:
-                for d in range(query.size):
-                    code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
-                    total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(code)))
-        score[i] = total << LSB_BITS
+        if address[i] < memory.shape[0]:
+            codes = memory[address[i]]
+            for d in range(query.size):
+                code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
+                total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(code)))
+        score[i] = total
+    for i in range(n):
+        score[i] <<= LSB_BITS
 
 
 @inner
@@ -265,12 +280,17 @@ def _distances(
     largest = score[0]
     for i in range(n):
         largest = max(largest, score[i])
+    # Differences are cut at the least that has no weight, then a distance fits 32 bits.
     mult = command[MULT]
     shift = command[SHIFT]
     half = np.int64(1) << shift >> 1
+    least = ((NO_WEIGHT << shift) - half + mult - 1) // mult if mult else np.int64(0)
+    most = np.uint32(min(least, _ADDRESS))
+    factor, offset, places = np.uint32(mult), np.uint64(half), np.uint64(shift)
     for i in range(n):
-        product = (np.int64(largest) - np.int64(score[i])) * mult + half
-        distance[i] = min(product >> shift, NO_WEIGHT)
+        difference = min(np.uint32(np.uint32(largest) - np.uint32(score[i])), most)
+        product = np.uint64(np.uint64(difference) * np.uint64(factor)) + offset
+        distance[i] = min(np.uint32(product >> places), np.uint32(NO_WEIGHT))
     # 25 bits shifted by 31 are 0: NO_WEIGHT needs no case of its own.
     total = np.int64(0)
     for i in range(n):
@@ -318,19 +338,24 @@ def _output(
     cut = 8 - command[VALUE_BITS]
     for d in range(acc.size):
         acc[d] = 0
+    there = 0
     for j in range(positions.size):
         i = positions[j]
         address = (command[VALUE] + ids[i]) & _ADDRESS
-        p = work.probability[i]
         if address < memory.shape[0]:
-            codes = memory[address]
-            if cut == 0:
-                for d in range(acc.size):
-                    acc[d] += np.int32(p * np.int32(codes[d]))
-            else:
-                for d in range(acc.size):
-                    code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
-                    acc[d] += np.int32(p * code)
+            prefetch(memory, address)
+            work.address[there] = address
+            work.weight[there] = work.probability[i]
+            there += 1
+    if cut == 0 and there and acc.size % CODES == 0:
+        add_weighted(work.weight, memory, work.address, there, acc)
+    else:
+        for j in range(there):
+            p = work.weight[j]
+            codes = memory[work.address[j]]
+            for d in range(acc.size):
+                code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
+                acc[d] += np.int32(p * code)
     total = np.int64(0)
     for d in range(acc.size):
         rounded = rne_shift(np.int64(acc[d]) * command[OUT_MULT], command[OUT_SHIFT])

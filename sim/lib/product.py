@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact product of int16 matrices with int32 sums, at twice the rate of float32 BLAS.
+"""Exact products of int16 matrices, and with int8 rows, at twice the rate of float32 BLAS.
 
 A processor's multiply-add of int16 pairs (x86: vpmaddwd) does two products per 32-bit lane. No loop
 in Python makes LLVM choose it, so the innermost tile is written in LLVM's vector operations, which
@@ -26,6 +26,12 @@ _intrinsic: Any = intrinsic
 
 TILE_ROWS, TILE_COLS = 4, 16
 """What one step of `multiply` computes: 8 vectors of sums, which stay in registers."""
+
+DOTS = 4
+"""Rows to a step of `dots`."""
+
+CODES = 16
+"""Codes that `dots` and `add_weighted` take at once: their rows are whole multiples."""
 
 _LANES = 8  # int32 lanes of a vector
 _BLOCK_PAIRS = 256  # of k: a panel's block, 16 KiB, stays in the first-level cache
@@ -164,3 +170,200 @@ def _pair_products(builder: Any, a: Any, b: Any) -> Any:
     even = builder.shuffle_vector(products, products, _SUMS(list(range(0, 2 * _LANES, 2))))
     odd = builder.shuffle_vector(products, products, _SUMS(list(range(1, 2 * _LANES, 2))))
     return builder.add(even, odd)
+
+
+# -- rows of int8 codes that lie apart -------------------------------------------------------------
+
+
+def dots(
+    x: NDArray[np.int16],
+    rows: NDArray[np.int8],
+    address: NDArray[np.int64],
+    y: NDArray[np.int32],
+    first: int,
+) -> None:
+    """Set y[first..first + DOTS - 1] to x . rows[address[...]], all of which lie within `rows`.
+
+    For kernels; arrays are C-contiguous, x.size a multiple of CODES.
+    """
+    chosen = rows[address[first : first + DOTS]].astype(np.int32)
+    y[first : first + DOTS] = chosen @ x.astype(np.int32)
+
+
+def add_weighted(
+    weight: NDArray[np.int32],
+    rows: NDArray[np.int8],
+    address: NDArray[np.int64],
+    count: int,
+    y: NDArray[np.int32],
+) -> None:
+    """Add to y the sum of weight[j] rows[address[j]], j below `count`, at least 1; see `dots`."""
+    y += weight[:count] @ rows[address[:count]].astype(np.int32)
+
+
+def prefetch(rows: NDArray[np.int8], address: int) -> None:
+    """Fetch the first line of a row into the caches, sometime."""
+
+
+@overload(dots)
+def _compiled_dots(x: Any, rows: Any, address: Any, y: Any, first: Any) -> Any:
+    del x, rows, address, y, first
+
+    def compiled(x: Any, rows: Any, address: Any, y: Any, first: Any) -> None:
+        _vector_dots(x, rows, address, y, first)
+
+    return compiled
+
+
+@overload(add_weighted)
+def _compiled_add_weighted(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> Any:
+    del weight, rows, address, count, y
+
+    def compiled(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> None:
+        for column in range(0, y.size, CODES):
+            _vector_add_weighted(weight, rows, address, count, y, column)
+
+    return compiled
+
+
+@overload(prefetch)
+def _compiled_prefetch(rows: Any, address: Any) -> Any:
+    del rows, address
+
+    def compiled(rows: Any, address: Any) -> None:
+        _prefetch(rows, address)
+
+    return compiled
+
+
+@_intrinsic
+def _vector_dots(typing_context: Any, x: Any, rows: Any, address: Any, y: Any, first: Any) -> Any:
+    del typing_context, first
+    return types.void(x, rows, address, y, types.int64), _emit_dots
+
+
+@_intrinsic
+def _vector_add_weighted(
+    typing_context: Any, weight: Any, rows: Any, address: Any, count: Any, y: Any, column: Any
+) -> Any:
+    del typing_context, count, column
+    return types.void(weight, rows, address, types.int64, y, types.int64), _emit_add_weighted
+
+
+@_intrinsic
+def _prefetch(typing_context: Any, rows: Any, address: Any) -> Any:
+    del typing_context, address
+    return types.void(rows, types.int64), _emit_prefetch
+
+
+_BYTE = ir.IntType(8)
+
+
+def _array(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if kind.layout != "C":
+        raise TypingError("product: the operands must be C-contiguous")
+    return context.make_array(kind)(context, builder, value)
+
+
+def _load(builder: Any, base: Any, offset: Any, kind: Any, align: int) -> Any:
+    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+    return builder.load(place, align=align)
+
+
+def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    x, rows, address, y = (
+        _array(context, builder, kind, value)
+        for kind, value in zip(signature.args[:4], arguments[:4], strict=True)
+    )
+    first = arguments[4]
+    size = _cgutils.unpack_tuple(builder, x.shape)[0]
+    starts: list[Any] = []
+    for row in range(DOTS):
+        number = builder.load(builder.gep(address.data, [builder.add(first, _INDEX(row))]))
+        starts.append(builder.gep(rows.data, [builder.mul(number, size)]))
+
+    entered = builder.block
+    loop, done = builder.append_basic_block("codes"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    d = builder.phi(_INDEX)
+    sums = [builder.phi(_SUMS) for _ in starts]
+    factors = _load(builder, x.data, d, _HALVES, 2)
+    after: list[Any] = []
+    for sum_, start in zip(sums, starts, strict=True):
+        codes = _load(builder, start, d, ir.VectorType(_BYTE, CODES), 1)
+        products = _pair_products(builder, factors, builder.sext(codes, _HALVES))
+        after.append(builder.add(sum_, products))
+    following = builder.add(d, _INDEX(CODES))
+    for phi, last in zip((d, *sums), (following, *after), strict=True):
+        phi.add_incoming(phi.type(None) if phi is not d else _INDEX(0), entered)
+        phi.add_incoming(last, loop)
+    builder.cbranch(builder.icmp_signed("<", following, size), loop, done)
+    builder.position_at_end(done)
+    # Lane by lane of four vectors to four lanes of one.
+    while len(after) > 1:
+        after = [_fold(builder, *after[pair : pair + 2]) for pair in range(0, len(after), 2)]
+    quarter = ir.VectorType(_WORD, DOTS)
+    low, high = (
+        builder.shuffle_vector(after[0], after[0], quarter([k + half for k in range(DOTS)]))
+        for half in (0, DOTS)
+    )
+    place = builder.bitcast(builder.gep(y.data, [first]), quarter.as_pointer())
+    builder.store(builder.add(low, high), place, align=4)
+    return context.get_dummy_value()
+
+
+def _fold(builder: Any, a: Any, b: Any) -> Any:
+    """Return sums of neighbours, in each half of the vectors first those of a, then of b."""
+    lanes = [0, 2, 8, 10, 4, 6, 12, 14]
+    even = builder.shuffle_vector(a, b, _SUMS(lanes))
+    odd = builder.shuffle_vector(a, b, _SUMS([lane + 1 for lane in lanes]))
+    return builder.add(even, odd)
+
+
+def _emit_add_weighted(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    kinds, count, column = signature.args, arguments[3], arguments[5]
+    weight, rows, address, y = (
+        _array(context, builder, kinds[place], arguments[place]) for place in (0, 1, 2, 4)
+    )
+    size = _cgutils.unpack_tuple(builder, y.shape)[0]
+    base = builder.gep(rows.data, [column])
+    halves = [builder.add(column, _INDEX(offset)) for offset in range(0, CODES, _LANES)]
+    places = [builder.bitcast(builder.gep(y.data, [half]), _SUMS.as_pointer()) for half in halves]
+    before = [builder.load(place, align=4) for place in places]
+
+    entered = builder.block
+    loop, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    j = builder.phi(_INDEX)
+    sums = [builder.phi(_SUMS) for _ in places]
+    start = builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
+    factor = builder.load(builder.gep(weight.data, [j]))
+    lane = builder.insert_element(_SUMS(ir.Undefined), factor, _WORD(0))
+    factors = builder.shuffle_vector(lane, lane, _SUMS([0] * _LANES))
+    after: list[Any] = []
+    for half, sum_ in enumerate(sums):
+        codes = _load(builder, start, _INDEX(half * _LANES), ir.VectorType(_BYTE, _LANES), 1)
+        after.append(builder.add(sum_, builder.mul(factors, builder.sext(codes, _SUMS))))
+    following = builder.add(j, _INDEX(1))
+    for phi, first, last in zip((j, *sums), (_INDEX(0), *before), (following, *after), strict=True):
+        phi.add_incoming(first, entered)
+        phi.add_incoming(last, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
+    builder.position_at_end(done)
+    for place, value in zip(places, after, strict=True):
+        builder.store(value, place, align=4)
+    return context.get_dummy_value()
+
+
+def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    rows = _array(context, builder, signature.args[0], arguments[0])
+    size = _cgutils.unpack_tuple(builder, rows.shape)[1]
+    place = builder.gep(rows.data, [builder.mul(arguments[1], size)])
+    pointer = _BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, _WORD, _WORD, _WORD])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+    # To read, of highest locality, data.
+    builder.call(function, [builder.bitcast(place, pointer), _WORD(0), _WORD(3), _WORD(1)])
+    return context.get_dummy_value()

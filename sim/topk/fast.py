@@ -55,14 +55,17 @@ from sim.topk.plan import (
 
 _leap = inner(lfsr32_leap)
 
+COPIES = 4
+"""Counters of a digit."""
+
 
 class Work(NamedTuple):
     """What kernels need besides the record.
 
     Attributes
     ----------
-    bins : int64[2 ** widest digit]
-        Keys of each digit.
+    bins : int64[COPIES * 2 ** widest digit]
+        Keys of each digit come first.
     low, high : int64[max n + 1]
         Survivors: of quick-select FIFO_L and FIFO_R, of radix the latter. Then `high` holds the
         positions that are kept.
@@ -98,7 +101,7 @@ def simulate(plan: Plan, jobs: Jobs, stalls: Stalls, record: Record) -> int:
 def make_work(plan: Plan, most: int) -> Work:
     """Return the room that jobs of at most so many keys need."""
     return Work(
-        np.zeros(1 << int(plan.width.max()), dtype=np.int64),
+        np.zeros(COPIES << int(plan.width.max()), dtype=np.int64),
         np.zeros(most + 1, dtype=np.int64),
         np.zeros(most + 1, dtype=np.int64),
         np.zeros(-(-most // plan.lanes) + 2, dtype=np.int64),
@@ -170,10 +173,7 @@ def _radix(
     for digit in range(plan.shift.size):
         shift = plan.shift[digit]
         top = (1 << plan.width[digit]) - 1
-        for b in range(top + 1):
-            work.bins[b] = 0
-        for i in range(size):
-            work.bins[(source[i] >> shift) & top] += 1
+        _count_digits(source, size, shift, top, work.bins)
         chosen = top
         while work.bins[chosen] < need:
             need -= int(work.bins[chosen])
@@ -198,6 +198,29 @@ def _radix(
         source = work.high
         size = matched
     return Cut(prefix, level, need, cycles)
+
+
+@inner
+def _count_digits(
+    source: NDArray[np.int64], size: int, shift: int, top: int, bins: NDArray[np.int64]
+) -> None:
+    """Set bins[0..top] to the number of keys of each digit.
+
+    Keys take turns with COPIES counters, so that equal digits do not wait for each other.
+    """
+    span = top + 1
+    for b in range(COPIES * span):
+        bins[b] = 0
+    whole = size // COPIES * COPIES
+    for i in range(0, whole, COPIES):
+        bins[(source[i] >> shift) & top] += 1
+        bins[span + ((source[i + 1] >> shift) & top)] += 1
+        bins[2 * span + ((source[i + 2] >> shift) & top)] += 1
+        bins[3 * span + ((source[i + 3] >> shift) & top)] += 1
+    for i in range(whole, size):
+        bins[(source[i] >> shift) & top] += 1
+    for b in range(span):
+        bins[b] += bins[span + b] + bins[2 * span + b] + bins[3 * span + b]
 
 
 @inner
@@ -258,33 +281,30 @@ def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Reco
         work.beats[0] = 0
         return 1
     shift = plan.key_bits - cut.level
-    ties = cut.ties
     # Which keys are kept is hard to predict, so that none is skipped: what is not is overwritten.
     kept = work.high
     items = 0
-    gathered = 0
-    beats = 0
-    row = 0
-    while True:
-        before = items
-        for i in range(row * plan.lanes, min((row + 1) * plan.lanes, codes.size)):
-            head = codes[i] >> shift
-            tied = int(head == cut.prefix) & int(ties > 0)
+    for i in range(codes.size):
+        kept[items] = i
+        items += int(codes[i] >> shift >= cut.prefix)
+    if items > total:  # too many ties: the first are kept
+        ties = cut.ties
+        candidates = items
+        items = 0
+        for candidate in range(candidates):
+            i = kept[candidate]
+            tied = int(codes[i] >> shift == cut.prefix)
             kept[items] = i
-            items += int(head > cut.prefix) | tied
+            items += (1 - tied) | int(ties > 0)
             ties -= tied
-        gathered += items - before
-        fills = gathered >= plan.lanes
-        gathered -= plan.lanes if fills else 0
-        if fills or items == total:
-            work.beats[beats] = row
-            beats += 1
-        if items == total:
-            if fills and gathered:
-                work.beats[beats] = row + 1
-                beats += 1
-            break
-        row += 1
+    # A row adds at most a beat's items, so none fills two beats.
+    beats = total // plan.lanes
+    for beat in range(beats):
+        work.beats[beat] = kept[(beat + 1) * plan.lanes - 1] // plan.lanes
+    if total % plan.lanes:
+        row = kept[total - 1] // plan.lanes
+        work.beats[beats] = row + int(beats > 0 and work.beats[beats - 1] == row)
+        beats += 1
     for item in range(total):
         record.item_codes[first + item] = codes[kept[item]]
         record.item_indices[first + item] = kept[item]
