@@ -208,19 +208,21 @@ def _count_digits(
 
     Keys take turns with COPIES counters, so that equal digits do not wait for each other.
     """
-    span = top + 1
-    for b in range(COPIES * span):
+    # Unsigned, an index needs no test for a negative one.
+    span, mask, by = np.uint64(top + 1), np.uint64(top), np.uint64(shift)
+    for b in range(COPIES * (top + 1)):
         bins[b] = 0
     whole = size // COPIES * COPIES
     for i in range(0, whole, COPIES):
-        bins[(source[i] >> shift) & top] += 1
-        bins[span + ((source[i + 1] >> shift) & top)] += 1
-        bins[2 * span + ((source[i + 2] >> shift) & top)] += 1
-        bins[3 * span + ((source[i + 3] >> shift) & top)] += 1
+        bins[(np.uint64(source[i]) >> by) & mask] += 1
+        bins[span + ((np.uint64(source[i + 1]) >> by) & mask)] += 1
+        bins[span + span + ((np.uint64(source[i + 2]) >> by) & mask)] += 1
+        bins[span + span + span + ((np.uint64(source[i + 3]) >> by) & mask)] += 1
     for i in range(whole, size):
-        bins[(source[i] >> shift) & top] += 1
-    for b in range(span):
-        bins[b] += bins[span + b] + bins[2 * span + b] + bins[3 * span + b]
+        bins[(np.uint64(source[i]) >> by) & mask] += 1
+    for b in range(top + 1):
+        for copy in range(1, COPIES):
+            bins[b] += bins[copy * (top + 1) + b]
 
 
 @inner
@@ -284,9 +286,10 @@ def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Reco
     # Which keys are kept is hard to predict, so that none is skipped: what is not is overwritten.
     kept = work.high
     items = 0
+    least = cut.prefix << shift
     for i in range(codes.size):
-        kept[items] = i
-        items += int(codes[i] >> shift >= cut.prefix)
+        kept[np.uint64(items)] = i
+        items += int(codes[i] >= least)
     if items > total:  # too many ties: the first are kept
         ties = cut.ties
         candidates = items
