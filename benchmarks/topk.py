@@ -22,7 +22,7 @@ from benchmarks.lib import results
 from benchmarks.lib.results import Result, seconds_of
 from cosil.engines.topk import TopkSpec
 from energy_models.lib.technology import TECHNOLOGIES
-from energy_models.topk import energy
+from energy_models.topk import MODEL
 from sim.topk import run
 
 N, K, DRAWS = 1024, 512, 20_000
@@ -164,7 +164,7 @@ def energy_by_digit() -> Result:
         result = run(spec, jobs)
         select = float(until("decided", result.jobs).mean())
         joules = [
-            energy(spec, result.counts, technology=technology).total_pj / len(jobs)
+            MODEL.energy(spec, result.counts, technology=technology).total_pj / len(jobs)
             for technology in TECHNOLOGIES
         ]
         name = "-".join(map(str, spec.digit_widths))

@@ -89,7 +89,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 simulator="sim.w4a8:run",
                 rtl="rtl.w4a8:W4A8",
                 bench="verif.w4a8",
-                energy="energy_models.w4a8:ACTIONS",
+                energy="energy_models.w4a8:MODEL",
             ),
             Engine(
                 name="topk",
@@ -99,7 +99,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 simulator="sim.topk:run",
                 rtl="rtl.topk:Topk",
                 bench="verif.topk",
-                energy="energy_models.topk:ACTIONS",
+                energy="energy_models.topk:MODEL",
             ),
             Engine(
                 name="attention",
@@ -110,7 +110,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 simulator="sim.attention:run",
                 rtl="rtl.attention:Attention",
                 bench="verif.attention",
-                energy="energy_models.attention:ACTIONS",
+                energy="energy_models.attention:MODEL",
             ),
         )
     }

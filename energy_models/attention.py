@@ -26,74 +26,11 @@ from cosil.engines.attention import (
 )
 from cosil.engines.topk import TopkSpec
 from energy_models import topk
-from energy_models.lib.pricing import MEMORIES, Action, Breakdown, price, stream
-from energy_models.lib.technology import TECHNOLOGIES, Estimate, Technology, load_technology
+from energy_models.lib.pricing import Action, EnergyModel, stream
+from energy_models.lib.technology import ZERO, Estimate, Technology
 
 TABLE_BYTES = 256 * (EXP_BITS + 1) / 8
 """A table of powers of two; each lane has one for the sum and one for the weights."""
-
-
-def energy(
-    spec: AttentionSpec,
-    counts: Mapping[str, int],
-    *,
-    technology: str = TECHNOLOGIES[0],
-    memory: str = MEMORIES[0],
-) -> Breakdown:
-    """Return the dynamic energy of a run.
-
-    Parameters
-    ----------
-    spec : AttentionSpec
-        The engine.
-    counts : mapping of str to int
-        Action counts, as ``sim.attention.run`` gives them; an action that is left out counts 0.
-    technology : {"asap7", "horowitz45"}
-        Table of costs.
-    memory : {"lpddr4", "hbm2", "ddr3", "sram_1mb"}
-        What is behind the streams.
-
-    Raises
-    ------
-    ValueError
-        If a count, the technology or the memory is unknown.
-    """
-    return price("attention", ACTIONS, spec, counts, technology, memory)
-
-
-def area(spec: AttentionSpec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
-    """Return the cell and memory area in µm² by component, without wires and control logic."""
-    tech = load_technology(technology)
-    # A multiplier of the shared pool takes the wider operand of both products.
-    wide = tech.multiply_um2(PROBABILITY_BITS, CODE_BITS) + tech.add_um2(spec.acc_bits)
-    narrow = tech.multiply_um2(QUERY_BITS, CODE_BITS) + tech.add_um2(spec.score_bits)
-    pool = wide * spec.multipliers
-    if spec.pool == "split":
-        pool = (wide + narrow) * (spec.multipliers / 2)
-    copy = tech.sram_um2(_importance_bytes(spec), IMPORTANCE_BITS)
-    beat = spec.lanes * spec.head_dim * CODE_BITS
-    buffers = tech.sram_um2(spec.fetch_beats * beat / 8, beat)
-    distance = tech.multiply_um2(spec.difference_bits, MULT_BITS)
-    tables = tech.sram_um2(TABLE_BYTES, EXP_BITS + 1) * 2
-    found = {
-        "multipliers": pool,
-        "softmax": (distance + tables + tech.add_um2(spec.sum_bits)) * spec.lanes,
-        "scores": tech.sram_um2(_score_bytes(spec), _score_bits(spec)) * SCORE_BANKS,
-        "distances": tech.sram_um2(_distance_bytes(spec), _distance_bits(spec)) * 2,
-        "importance": copy * spec.lanes,
-        "fetch buffers": buffers * 2,
-        "output": tech.multiply_um2(spec.acc_bits, MULT_BITS) * spec.out_lanes,
-    }
-    for name, selector in (
-        ("value selector", spec.value_selector),
-        ("importance selector", spec.importance_selector),
-    ):
-        parts = list(topk.area(selector, technology=technology).values())
-        total = parts[0]
-        for part in parts[1:]:
-            total += part
-        found[name] = total
-    return found
 
 
 # -- one action each -------------------------------------------------------------------------------
@@ -254,3 +191,39 @@ ACTIONS: Mapping[str, Action[AttentionSpec]] = MappingProxyType(
     }
 )
 """Action name (section 7) -> how it is priced. The simulator and the bench count the same names."""
+
+
+# -- area ------------------------------------------------------------------------------------------
+
+
+def _areas(spec: AttentionSpec, tech: Technology) -> dict[str, Estimate]:
+    # A multiplier of the shared pool takes the wider operand of both products.
+    wide = tech.multiply_um2(PROBABILITY_BITS, CODE_BITS) + tech.add_um2(spec.acc_bits)
+    narrow = tech.multiply_um2(QUERY_BITS, CODE_BITS) + tech.add_um2(spec.score_bits)
+    pool = wide * spec.multipliers
+    if spec.pool == "split":
+        pool = (wide + narrow) * (spec.multipliers / 2)
+    copy = tech.sram_um2(_importance_bytes(spec), IMPORTANCE_BITS)
+    beat = spec.lanes * spec.head_dim * CODE_BITS
+    buffers = tech.sram_um2(spec.fetch_beats * beat / 8, beat)
+    distance = tech.multiply_um2(spec.difference_bits, MULT_BITS)
+    tables = tech.sram_um2(TABLE_BYTES, EXP_BITS + 1) * 2
+    found = {
+        "multipliers": pool,
+        "softmax": (distance + tables + tech.add_um2(spec.sum_bits)) * spec.lanes,
+        "scores": tech.sram_um2(_score_bytes(spec), _score_bits(spec)) * SCORE_BANKS,
+        "distances": tech.sram_um2(_distance_bytes(spec), _distance_bits(spec)) * 2,
+        "importance": copy * spec.lanes,
+        "fetch buffers": buffers * 2,
+        "output": tech.multiply_um2(spec.acc_bits, MULT_BITS) * spec.out_lanes,
+    }
+    for name, selector in (
+        ("value selector", spec.value_selector),
+        ("importance selector", spec.importance_selector),
+    ):
+        found[name] = sum(topk.MODEL.areas(selector, tech).values(), ZERO)
+    return found
+
+
+MODEL = EnergyModel("attention", ACTIONS, _areas)
+"""Prices a run's counts, and the area."""

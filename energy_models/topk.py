@@ -11,54 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cosil.engines.topk import TopkSpec
-from energy_models.lib.pricing import Action, Breakdown, price, stream
-from energy_models.lib.technology import (
-    TECHNOLOGIES,
-    ZERO,
-    Estimate,
-    Technology,
-    load_technology,
-)
-
-
-def energy(
-    spec: TopkSpec, counts: Mapping[str, int], *, technology: str = TECHNOLOGIES[0]
-) -> Breakdown:
-    """Return the dynamic energy of a run.
-
-    Parameters
-    ----------
-    spec : TopkSpec
-        The engine.
-    counts : mapping of str to int
-        Action counts, as ``sim.topk.run`` gives them; an action that is left out counts 0.
-    technology : {"asap7", "horowitz45"}
-        Table of costs.
-
-    Raises
-    ------
-    ValueError
-        If a count or the technology is unknown.
-    """
-    return price("topk", ACTIONS, spec, counts, technology, None)
-
-
-def area(spec: TopkSpec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
-    """Return the cell and memory area in µm² by component, without wires and control logic."""
-    tech = load_technology(technology)
-    bank = tech.sram_um2(_memory_bytes(spec), _row_bits(spec))
-    compare = tech.add_um2(spec.key_bits) * spec.lanes
-    found = {"banks": bank * spec.buffers, "filter": compare * 2}
-    if spec.architecture == "radix":
-        counter = tech.add_um2(spec.count_bits) + tech.register_um2(spec.count_bits)
-        adders = tech.add_um2(max(4, _lane_bits(spec))) * (spec.lanes / 4)
-        return found | {
-            # Load has one, select another where there is a later digit.
-            "histograms": (counter + adders) * (_bins(spec) * min(2, spec.digits)),
-            "survivor memory": bank if spec.digits > 2 else ZERO,
-        }
-    return found | {"comparators": compare * 2, "fifos": bank * 2}
-
+from energy_models.lib.pricing import Action, EnergyModel, stream
+from energy_models.lib.technology import ZERO, Estimate, Technology
 
 # -- one action each -------------------------------------------------------------------------------
 
@@ -163,9 +117,31 @@ ACTIONS: Mapping[str, Action[TopkSpec]] = MappingProxyType(
         "draws": Action("control", _draw),
         "passes": Action("control", _pass),
         "items": Action("filter", _item),
-        "job_beats": stream(_job_bits),
-        "keys_beats": stream(_keys_bits),
-        "items_beats": stream(_items_bits),
+        "job_beats": stream(_job_bits, on_chip=True),
+        "keys_beats": stream(_keys_bits, on_chip=True),
+        "items_beats": stream(_items_bits, on_chip=True),
     }
 )
 """Action name (section 7) -> how it is priced. The simulator and the bench count the same names."""
+
+
+# -- area ------------------------------------------------------------------------------------------
+
+
+def _areas(spec: TopkSpec, tech: Technology) -> dict[str, Estimate]:
+    bank = tech.sram_um2(_memory_bytes(spec), _row_bits(spec))
+    compare = tech.add_um2(spec.key_bits) * spec.lanes
+    found = {"banks": bank * spec.buffers, "filter": compare * 2}
+    if spec.architecture == "radix":
+        counter = tech.add_um2(spec.count_bits) + tech.register_um2(spec.count_bits)
+        adders = tech.add_um2(max(4, _lane_bits(spec))) * (spec.lanes / 4)
+        return found | {
+            # Load has one, select another where there is a later digit.
+            "histograms": (counter + adders) * (_bins(spec) * min(2, spec.digits)),
+            "survivor memory": bank if spec.digits > 2 else ZERO,
+        }
+    return found | {"comparators": compare * 2, "fifos": bank * 2}
+
+
+MODEL = EnergyModel("topk", ACTIONS, _areas)
+"""Prices a run's counts, and the area."""

@@ -11,54 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cosil.engines.w4a8 import W4A8Spec
-from energy_models.lib.pricing import MEMORIES, Action, Breakdown, price, stream
-from energy_models.lib.technology import TECHNOLOGIES, Estimate, Technology, load_technology
-
-
-def energy(
-    spec: W4A8Spec,
-    counts: Mapping[str, int],
-    *,
-    technology: str = TECHNOLOGIES[0],
-    memory: str = MEMORIES[0],
-) -> Breakdown:
-    """Return the dynamic energy of a run.
-
-    Parameters
-    ----------
-    spec : W4A8Spec
-        The array.
-    counts : mapping of str to int
-        Action counts, as ``sim.w4a8.run`` gives them; an action that is left out counts 0.
-    technology : {"asap7", "horowitz45"}
-        Table of costs.
-    memory : {"lpddr4", "hbm2", "ddr3", "sram_1mb"}
-        What is behind the streams.
-
-    Raises
-    ------
-    ValueError
-        If a count, the technology or the memory is unknown.
-    """
-    return price("w4a8", ACTIONS, spec, counts, technology, memory)
-
-
-def area(spec: W4A8Spec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
-    """Return the cell and memory area in µm² by component, without wires and control logic."""
-    tech = load_technology(technology)
-    weight_bits = 4 if spec.scales == "channel" else 8
-    pe = (
-        tech.multiply_um2(weight_bits, 8)
-        + tech.add_um2(spec.acc_bits)
-        + tech.register_um2(spec.acc_bits + weight_bits + 8)
-    )
-    rings = spec.array_rows + spec.array_cols
-    return {
-        "array": pe * (spec.array_rows * spec.array_cols),
-        "result memory": tech.sram_um2(_result_bytes(spec), spec.acc_bits) * spec.array_cols,
-        "operand buffers": tech.sram_um2(_ring_bytes(spec), 8) * rings,
-    }
-
+from energy_models.lib.pricing import Action, EnergyModel, stream
+from energy_models.lib.technology import Estimate, Technology
 
 # -- one action each -------------------------------------------------------------------------------
 
@@ -168,3 +122,25 @@ ACTIONS: Mapping[str, Action[W4A8Spec]] = MappingProxyType(
     }
 )
 """Action name (section 8) -> how it is priced. The simulator and the bench count the same names."""
+
+
+# -- area ------------------------------------------------------------------------------------------
+
+
+def _areas(spec: W4A8Spec, tech: Technology) -> dict[str, Estimate]:
+    weight_bits = 4 if spec.scales == "channel" else 8
+    pe = (
+        tech.multiply_um2(weight_bits, 8)
+        + tech.add_um2(spec.acc_bits)
+        + tech.register_um2(spec.acc_bits + weight_bits + 8)
+    )
+    rings = spec.array_rows + spec.array_cols
+    return {
+        "array": pe * (spec.array_rows * spec.array_cols),
+        "result memory": tech.sram_um2(_result_bytes(spec), spec.acc_bits) * spec.array_cols,
+        "operand buffers": tech.sram_um2(_ring_bytes(spec), 8) * rings,
+    }
+
+
+MODEL = EnergyModel("w4a8", ACTIONS, _areas)
+"""Prices a run's counts, and the area."""

@@ -25,9 +25,8 @@ from cosil.machine.attention import Cascade, Work, attend
 from cosil.machine.inputs import bind
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node, PackedNetwork
-from energy_models.attention import energy as attention_energy
-from energy_models.lib.pricing import Breakdown
-from energy_models.w4a8 import energy
+from cosil.registry import engine_of
+from energy_models.lib.pricing import Breakdown, EnergyModel
 from sim import vector
 from sim.lib.run import Run
 from sim.w4a8 import run
@@ -232,7 +231,7 @@ def _on_array(
         utilisation=macs / (spec.array_rows * spec.array_cols * cycles),
         bytes=moved,
         counts=dict(counts),
-        energy=energy(spec, counts, technology=machine.technology, memory=machine.memory.energy),
+        energy=_energy(machine, spec, counts),
         jobs=tuple(jobs),
         shape=value.shape,
     )
@@ -255,12 +254,17 @@ def _attention_layer(
         utilisation=work.macs / (work.spec.multipliers * cycles),
         bytes=work.bytes,
         counts=dict(work.counts),
-        energy=attention_energy(
-            work.spec, work.counts, technology=machine.technology, memory=machine.memory.energy
-        ),
+        energy=_energy(machine, work.spec, work.counts),
         jobs=(),
         shape=value.shape,
     )
+
+
+def _energy(
+    machine: Machine, spec: W4A8Spec | AttentionSpec, counts: Mapping[str, int]
+) -> Breakdown:
+    model: EnergyModel[Any] = engine_of(spec).load("energy")
+    return model.energy(spec, counts, technology=machine.technology, memory=machine.memory.energy)
 
 
 def _on_vector_unit(

@@ -9,7 +9,13 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from energy_models.lib.tables import read_table
-from energy_models.lib.technology import ZERO, Estimate, Technology, load_technology
+from energy_models.lib.technology import (
+    TECHNOLOGIES,
+    ZERO,
+    Estimate,
+    Technology,
+    load_technology,
+)
 
 MEMORIES = ("lpddr4", "hbm2", "ddr3", "sram_1mb")
 """What may be behind an engine's streams; the default first."""
@@ -61,70 +67,100 @@ class Breakdown:
     memory: str
 
 
-def price(
-    engine: str,
-    actions: Mapping[str, Action[Spec]],
-    spec: Spec,
-    counts: Mapping[str, int],
-    technology: str,
-    memory: str | None,
-) -> Breakdown:
-    """Return the dynamic energy of counted actions.
+@dataclass(frozen=True, slots=True)
+class EnergyModel(Generic[Spec]):
+    """What an engine's actions cost: the entry point of its energy face.
 
-    Parameters
+    Attributes
     ----------
     engine : str
         Its name, for messages.
     actions : mapping of str to Action
-        How the engine's actions are priced.
-    spec : spec of the engine
-    counts : mapping of str to int
-        Action counts; an action that is left out counts 0.
-    technology : str
-        Table of costs, one of `TECHNOLOGIES`.
-    memory : str or None
-        What is behind the streams, one of `MEMORIES`; None where their ends are on the chip.
-
-    Raises
-    ------
-    ValueError
-        If a count, the technology or the memory is unknown.
+        How each counted action is priced; the simulator and the bench count the same names.
+    areas : callable
+        (spec, technology) -> cell and memory area in µm² by component.
     """
-    for name in counts:
-        if name not in actions:
-            raise ValueError(f"{engine}: unknown action {name!r}; known are {', '.join(actions)}")
-    tech = load_technology(technology)
-    per_bit = ZERO if memory is None else memory_pj_per_bit(memory, tech)
-    by_component: dict[str, float] = {}
-    by_action: dict[str, float] = {}
-    total = ZERO
-    for name, action in actions.items():
-        count = counts.get(name, 0)
-        parts = [(action.component, action.cost(spec, tech) * count)]
-        if action.stream_bits is not None and memory is not None:
-            parts.append((f"memory ({memory})", per_bit * (action.stream_bits(spec) * count)))
-        for component, part in parts:
-            by_component[component] = by_component.get(component, 0.0) + part.value
-            by_action[name] = by_action.get(name, 0.0) + part.value
-            total += part
-    return Breakdown(
-        MappingProxyType(by_component),
-        MappingProxyType(by_action),
-        total.value,
-        total.low,
-        total.high,
-        technology,
-        memory or "none",
-    )
+
+    engine: str
+    actions: Mapping[str, Action[Spec]]
+    areas: Callable[[Spec, Technology], dict[str, Estimate]]
+
+    def energy(
+        self,
+        spec: Spec,
+        counts: Mapping[str, int],
+        *,
+        technology: str = TECHNOLOGIES[0],
+        memory: str = MEMORIES[0],
+    ) -> Breakdown:
+        """Return the dynamic energy of a run.
+
+        Parameters
+        ----------
+        spec : spec of the engine
+        counts : mapping of str to int
+            Action counts, as the simulator gives them; an action that is left out counts 0.
+        technology : {"asap7", "horowitz45"}
+            Table of costs.
+        memory : {"lpddr4", "hbm2", "ddr3", "sram_1mb"}
+            What is behind the streams; no matter where both their ends are on the chip.
+
+        Raises
+        ------
+        ValueError
+            If a count, the technology or the memory is unknown.
+        """
+        for name in counts:
+            if name not in self.actions:
+                raise ValueError(
+                    f"{self.engine}: unknown action {name!r}; known are {', '.join(self.actions)}"
+                )
+        tech = load_technology(technology)
+        per_bit = memory_pj_per_bit(memory, tech)
+        by_component: dict[str, float] = {}
+        by_action: dict[str, float] = {}
+        total = ZERO
+        for name, action in self.actions.items():
+            count = counts.get(name, 0)
+            parts = [(action.component, action.cost(spec, tech) * count)]
+            if action.stream_bits is not None:
+                parts.append((f"memory ({memory})", per_bit * (action.stream_bits(spec) * count)))
+            for component, part in parts:
+                by_component[component] = by_component.get(component, 0.0) + part.value
+                by_action[name] = by_action.get(name, 0.0) + part.value
+                total += part
+        outside = any(action.stream_bits is not None for action in self.actions.values())
+        return Breakdown(
+            MappingProxyType(by_component),
+            MappingProxyType(by_action),
+            total.value,
+            total.low,
+            total.high,
+            technology,
+            memory if outside else "none",
+        )
+
+    def area(self, spec: Spec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
+        """Return the cell and memory area in µm² by component, without wires and control logic.
+
+        Raises
+        ------
+        ValueError
+            If the technology is unknown.
+        """
+        return self.areas(spec, load_technology(technology))
 
 
-def stream(bits: Callable[[Spec], int]) -> Action[Spec]:
-    """Return the action of a transfer of that many bits: one register, and the memory behind it."""
+def stream(bits: Callable[[Spec], int], *, on_chip: bool = False) -> Action[Spec]:
+    """Return the action of a transfer of that many bits: one register, and the memory behind it.
+
+    There is none where both ends of the stream are on the chip.
+    """
 
     def cost(spec: Spec, tech: Technology) -> Estimate:
         return tech.register_pj(bits(spec))
 
-    return Action("streams", cost, bits)
+    return Action("streams", cost, None if on_chip else bits)
 
 
 def memory_pj_per_bit(name: str, tech: Technology) -> Estimate:
