@@ -8,20 +8,10 @@ refer to it.
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from cosil.engines.common import (
-    ceil_div,
-    check_choice,
-    check_integers,
-    check_power_of_two,
-    check_range,
-    from_dict,
-    to_toml,
-)
+from cosil.engines.common import FIXED_EPILOGUE_LATENCY, EngineSpec, ceil_div
 from cosil.engines.topk import TopkSpec
 
 QUERY_BITS = 12
@@ -65,7 +55,7 @@ DISTANCE_BANKS = 2
 CONTEXT_ROWS = 4
 """Rows that may be between their handover to weigh and their last value launch."""
 
-EPILOGUE_LATENCY = 7
+EPILOGUE_LATENCY = FIXED_EPILOGUE_LATENCY
 """Cycles from the issue of an output step to its transfer at the earliest (section 5.5)."""
 
 
@@ -81,7 +71,7 @@ def log_table() -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSpec:
+class AttentionSpec(EngineSpec):
     """One sparse attention engine.
 
     Parameters
@@ -102,6 +92,8 @@ class AttentionSpec:
         F, beats of either memory port that may be underway or waiting, a power of two in 2..64.
     """
 
+    ENGINE: ClassVar = "attention"
+
     head_dim: int = 64
     multipliers: int = 512
     pool: Literal["shared", "split"] = "shared"
@@ -111,17 +103,15 @@ class AttentionSpec:
     fetch_beats: int = 16
 
     def __post_init__(self) -> None:
-        check_choice("attention", self, "pool", ("shared", "split"))
-        check_choice("attention", self, "topk", ("radix", "quick_select"))
-        check_integers("attention", self, _INTEGERS)
-        check_power_of_two("attention", "head_dim", self.head_dim, 8, 128)
+        self._check_choice("pool", ("shared", "split"))
+        self._check_choice("topk", ("radix", "quick_select"))
+        self._check_integers(*_INTEGERS)
+        self._check_power_of_two("head_dim", 8, 128)
         per_lane = self.head_dim * self._products
-        check_power_of_two(
-            "attention", "multipliers", self.multipliers, per_lane, LANES_MAX * per_lane
-        )
-        check_power_of_two("attention", "max_tokens", self.max_tokens, 16, 4096)
-        check_range("attention", "max_heads", self.max_heads, 1, min(64, self.max_tokens))
-        check_power_of_two("attention", "fetch_beats", self.fetch_beats, 2, 64)
+        self._check_power_of_two("multipliers", per_lane, LANES_MAX * per_lane)
+        self._check_power_of_two("max_tokens", 16, 4096)
+        self._check_range("max_heads", 1, min(64, self.max_tokens))
+        self._check_power_of_two("fetch_beats", 2, 64)
 
     # -- derived quantities ------------------------------------------------------------------
 
@@ -223,22 +213,6 @@ class AttentionSpec:
             digit_bits=6,
             buffers=1,
         )
-
-    # -- files -------------------------------------------------------------------------------
-
-    def to_toml(self) -> str:
-        """Return the spec as TOML, with `engine = "attention"` first."""
-        return to_toml("attention", self)
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> AttentionSpec:
-        """Build a spec from a TOML table; an unknown key names the known ones."""
-        return from_dict("attention", cls, table)
-
-    @classmethod
-    def from_toml(cls, path: Path | str) -> AttentionSpec:
-        """Read a spec from a TOML file."""
-        return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
 
 
 LANES_MAX = 16

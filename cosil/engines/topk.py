@@ -7,24 +7,12 @@ it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from cosil.engines.common import (
-    ceil_div,
-    check_bools,
-    check_choice,
-    check_integers,
-    check_power_of_two,
-    check_range,
-    from_dict,
-    pow2_at_least,
-    to_toml,
-)
+from cosil.engines.common import EngineSpec, ceil_div, pow2_at_least
 
 LOAD_LATENCY = {"radix": 3, "quick_select": 1}
 """Cycles from the transfer of a job's last row until its load is complete (section 4.1)."""
@@ -37,7 +25,7 @@ FILTER_LATENCY = 6
 
 
 @dataclass(frozen=True, slots=True)
-class TopkSpec:
+class TopkSpec(EngineSpec):
     """One top-k engine.
 
     Parameters
@@ -62,6 +50,8 @@ class TopkSpec:
         State of quick-select's generator after reset, 1..2**32 - 1.
     """
 
+    ENGINE: ClassVar = "topk"
+
     architecture: Literal["radix", "quick_select"] = "radix"
     lanes: int = 16
     key_bits: int = 12
@@ -73,15 +63,15 @@ class TopkSpec:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("topk", self, "architecture", LOAD_LATENCY)
-        check_bools("topk", self, ("signed", "largest"))
-        check_integers("topk", self, _INTEGERS)
-        check_power_of_two("topk", "lanes", self.lanes, 1, 64)
-        check_range("topk", "key_bits", self.key_bits, 1, 48)
-        check_range("topk", "max_n", self.max_n, self.lanes, 65536)
-        check_range("topk", "digit_bits", self.digit_bits, 1, 8)
-        check_range("topk", "buffers", self.buffers, 1, 3)
-        check_range("topk", "seed", self.seed, 1, (1 << 32) - 1)
+        self._check_choice("architecture", LOAD_LATENCY)
+        self._check_bools("signed", "largest")
+        self._check_integers(*_INTEGERS)
+        self._check_power_of_two("lanes", 1, 64)
+        self._check_range("key_bits", 1, 48)
+        self._check_range("max_n", self.lanes, 65536)
+        self._check_range("digit_bits", 1, 8)
+        self._check_range("buffers", 1, 3)
+        self._check_range("seed", 1, (1 << 32) - 1)
 
     # -- derived quantities ------------------------------------------------------------------
 
@@ -231,22 +221,6 @@ class TopkSpec:
             raise ValueError(f"topk: n must be in 1..{self.max_n}, not {n!r}")
         if k < 0:
             raise ValueError(f"topk: k must be at least 0, not {k!r}")
-
-    # -- files -------------------------------------------------------------------------------
-
-    def to_toml(self) -> str:
-        """Return the spec as TOML, with `engine = "topk"` first."""
-        return to_toml("topk", self)
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> TopkSpec:
-        """Build a spec from a TOML table; an unknown key names the known ones."""
-        return from_dict("topk", cls, table)
-
-    @classmethod
-    def from_toml(cls, path: Path | str) -> TopkSpec:
-        """Read a spec from a TOML file."""
-        return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
 
 
 _INTEGERS = ("lanes", "key_bits", "max_n", "digit_bits", "buffers", "seed")

@@ -7,29 +7,17 @@ below refer to it.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from cosil.engines.common import (
-    ceil_div,
-    check_bools,
-    check_choice,
-    check_integers,
-    check_power_of_two,
-    check_range,
-    from_dict,
-    pow2_at_least,
-    to_toml,
-)
+from cosil.engines.common import FIXED_EPILOGUE_LATENCY, EngineSpec, ceil_div, pow2_at_least
 
-EPILOGUE_LATENCY = {"fp16": 24, "fixed": 7}
+EPILOGUE_LATENCY = {"fp16": 24, "fixed": FIXED_EPILOGUE_LATENCY}
 """Cycles from the issue of a drain step to its result at the output register (section 5.4)."""
 
 
 @dataclass(frozen=True, slots=True)
-class W4A8Spec:
+class W4A8Spec(EngineSpec):
     """One W4A8 array.
 
     Parameters
@@ -57,6 +45,8 @@ class W4A8Spec:
         Overlap consecutive tiles.
     """
 
+    ENGINE: ClassVar = "w4a8"
+
     array_rows: int = 16
     array_cols: int = 16
     dataflow: Literal["os", "ws"] = "os"
@@ -71,21 +61,21 @@ class W4A8Spec:
 
     def __post_init__(self) -> None:
         for name, legal in _CHOICES.items():
-            check_choice("w4a8", self, name, legal)
+            self._check_choice(name, legal)
         if self.weight_encoding == "":
             object.__setattr__(
                 self, "weight_encoding", "twos" if self.scales == "channel" else "offset"
             )
-        check_integers("w4a8", self, _INTEGERS)
-        check_bools("w4a8", self, ("double_buffer",))
-        check_range("w4a8", "array_rows", self.array_rows, 1, 64)
-        check_range("w4a8", "array_cols", self.array_cols, 1, 64)
+        self._check_integers(*_INTEGERS)
+        self._check_bools("double_buffer")
+        self._check_range("array_rows", 1, 64)
+        self._check_range("array_cols", 1, 64)
         if self.epilogue_lanes == 0:
             object.__setattr__(self, "epilogue_lanes", self.array_cols)
-        check_range("w4a8", "epilogue_lanes", self.epilogue_lanes, 1, self.array_cols)
-        check_range("w4a8", "max_k", self.max_k, 1, 65536)
-        check_power_of_two("w4a8", "acc_rows", self.acc_rows, 16, 8192)
-        check_power_of_two("w4a8", "prefetch_chunks", self.prefetch_chunks, 2, 64)
+        self._check_range("epilogue_lanes", 1, self.array_cols)
+        self._check_range("max_k", 1, 65536)
+        self._check_power_of_two("acc_rows", 16, 8192)
+        self._check_power_of_two("prefetch_chunks", 2, 64)
         if self.dataflow == "ws" and self.array_rows not in _WS_ROWS:
             nearest = min(_WS_ROWS, key=lambda rows: (abs(rows - self.array_rows), rows))
             raise ValueError(
@@ -248,22 +238,6 @@ class W4A8Spec:
                 f"w4a8: the closed form of ws needs at least {min(self.array_cols, n)} "
                 f"epilogue_lanes, not {self.epilogue_lanes!r}; use sim.w4a8.run"
             )
-
-    # -- files -------------------------------------------------------------------------------
-
-    def to_toml(self) -> str:
-        """Return the spec as TOML, with `engine = "w4a8"` first."""
-        return to_toml("w4a8", self)
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> W4A8Spec:
-        """Build a spec from a TOML table; an unknown key names the known ones."""
-        return from_dict("w4a8", cls, table)
-
-    @classmethod
-    def from_toml(cls, path: Path | str) -> W4A8Spec:
-        """Read a spec from a TOML file."""
-        return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

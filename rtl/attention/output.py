@@ -95,7 +95,6 @@ class Output(wiring.Component):
         m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(ends[-1])]
 
         lanes = spec.out_lanes
-        assert FixedPointLane.STAGES + 1 == EPILOGUE_LATENCY
         for lane in range(lanes):
             choices = [Value.cast(acc[first + lane]) for first in range(0, spec.head_dim, lanes)]
             chosen = Signal(signed(spec.acc_bits), name=f"chosen_{lane}")

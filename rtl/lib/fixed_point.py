@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from cosil.engines.common import FIXED_EPILOGUE_LATENCY
 from rtl.lib.float32 import round_up
 from rtl.lib.pipeline import register
 
@@ -52,7 +53,7 @@ class FixedPointLane(wiring.Component):
     wide: Signal
     y: Signal
 
-    STAGES = 6
+    STAGES = FIXED_EPILOGUE_LATENCY - 1
 
     def __init__(self, acc_bits: int) -> None:
         self._acc_bits = acc_bits
