@@ -69,8 +69,13 @@ def train_digits(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -
         return _train(DigitsCnn(), draw, recipe, "training digits-cnn", show)
 
 
-def train_topics(task: WindowTask, recipe: Recipe = TOPICS, show: bool = False) -> Gpt:
-    """Train the character GPT of the demo on the task's training text."""
+def train_topics(
+    task: WindowTask,
+    recipe: Recipe = TOPICS,
+    show: bool = False,
+    config: GptConfig = TOPICS_CONFIG,
+) -> Gpt:
+    """Train a character GPT, the demo's by default, on the task's training text."""
     ids = torch.tensor(task.train_ids)
 
     def draw(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -79,7 +84,7 @@ def train_topics(task: WindowTask, recipe: Recipe = TOPICS, show: bool = False) 
         return ids[at], ids[at + 1]
 
     with _repeatable(recipe.seed):
-        model = Gpt(TOPICS_CONFIG)
+        model = Gpt(config)
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 # Residual branches start small, so that the first steps are not wasted.

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from algos.models.registry import load_model
+from algos.models.registry import NamedModel, load_model, topics_task
+from algos.models.tasks import WindowTask
+from algos.models.train import TOPICS_CONFIG, Recipe, train_topics
 from algos.reference.attention import reference
 from algos.rtn import compress as rtn
 from algos.spatten import SpattenSettings, attach
@@ -30,7 +32,9 @@ from cosil.machine import attention as machine_attention
 from cosil.machine.execute import execute
 from cosil.machine.spec import load_machine
 from sim import vector
+from sim.lib.stalls import patterns
 from verif.attention.cases import (
+    STREAMS,
     Case,
     command_word,
     image,
@@ -65,7 +69,13 @@ def _check(spec: AttentionSpec, seeds: range, simulator: Simulator) -> None:
 
 
 @pytest.mark.cosim
-@pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, id=name, marks=pytest.mark.xdist_group(f"attention-{name}"))
+        for name, spec in SMALL.items()
+    ],
+)
 def test_rtl_equals_simulator_and_reference(spec: AttentionSpec, hdl: Hdl) -> None:
     """Bits, requests, cycles and counts of overlapping rows are equal; broken hardware is seen."""
     _check(spec, range(CASES), hdl("verilator"))
@@ -90,19 +100,19 @@ def test_larger_engines(spec: AttentionSpec, hdl: Hdl) -> None:
 
 
 def captured(
-    name: str, spec: AttentionSpec, monkeypatch: pytest.MonkeyPatch, tokens: int, decode: int,
-    data: Path | None = None,
+    model: NamedModel, spec: AttentionSpec, monkeypatch: pytest.MonkeyPatch, tokens: int,
+    decode: int,
 ) -> Case:  # fmt: skip
     """Return what a machine gave its engine: a prefill, then token by token, of a pruned network.
 
     The runs of all layers and passes become one sequence of commands, their memories one behind
     the other. What the engine returned there is asserted to be the reference's answer to it.
     """
-    model = load_model(name, data)
     batches = [model.task.example_inputs()[0][:1, :tokens]]
     settings = SpattenSettings(
-        token_schedule="1,0.6", head_schedule="1,0.75", value_schedule="0.5", threshold=0.3
-    )
+        token_schedule="1,0.6", head_schedule="1,0.75", value_schedule="0.5", recent=2,
+        rule="max_probability", threshold=0.4,
+    )  # fmt: skip
     network = attach(rtn(model.graph(), batches), batches, settings)
     machine = load_machine("w4a8-16x16-attention")
     assert machine.attention is not None
@@ -125,7 +135,7 @@ def captured(
     execute(machine, network, {"ids": ids[:, : tokens - decode]}, cache=cache)
     for at in range(tokens - decode, tokens):
         execute(machine, network, {"ids": ids[:, at : at + 1]}, cache=cache)
-    case = _joined(name, spec, recorded)
+    case = _joined(model.name, spec, recorded)
     answered = reference(spec, case.jobs, case.operands)
     np.testing.assert_array_equal(
         np.concatenate([y for _, _, y in recorded]), answered.output.numpy()
@@ -155,16 +165,45 @@ def _joined(
     return Case(name, program, operands=Operands(**whole))
 
 
+def _check_captured(case: Case, spec: AttentionSpec, simulator: Simulator, rows: int) -> None:
+    """Run a captured case as it is and with every stream stalled."""
+    kinds = Counter(type(command) for command in case.jobs)
+    assert kinds[RowCommand] > rows
+    assert min(kinds[TokensCommand], kinds[HeadsCommand], kinds[ResetCommand]) > 0
+    stalls = patterns("random", 1, STREAMS)
+    stalled = replace(case, name=f"{case.name}, stalled", stalls=stalls, latency=7)
+    redo = expect(spec, case).counts["redo_rows"]
+    assert 0 < redo < kinds[RowCommand]
+    assert_passed(verify(spec, [case, stalled], simulator), 2)
+
+
+@pytest.mark.cosim
+@pytest.mark.xdist_group("attention-split")  # one process converts the engine to Verilog
+def test_a_small_trained_network(hdl: Hdl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a GPT just trained on text, prefill and token by token, with and without stalls."""
+    spec = SMALL["split"]
+    config = replace(TOPICS_CONFIG, dim=24, heads=3, context=spec.max_tokens)
+    whole = topics_task()
+    task = WindowTask(
+        whole.train_ids, whole.evaluation_ids, config.context,
+        (whole.calibration_source, whole.evaluation_source),
+    )  # fmt: skip
+    module = train_topics(task, Recipe(steps=120, batch=32, rate=8e-3), config=config)
+    counts = np.bincount(task.train_ids)
+    unigram = -(counts[counts > 0] * np.log(counts[counts > 0] / counts.sum())).sum() / counts.sum()
+    assert task.evaluate(module, limit=40).mean_nll < unigram - 0.3
+    model = NamedModel("small GPT", module, task)
+    case = captured(model, spec, monkeypatch, tokens=12, decode=4)
+    _check_captured(case, spec, hdl("verilator"), 40)
+
+
 @pytest.mark.cosim
 @pytest.mark.slow
 def test_a_trained_network(hdl: Hdl, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of a GPT on text, prefill and token by token, with pruning and LSBs on demand."""
+    """The same of the demo's GPT, one lane at a time."""
     spec = SMALL["one-lane"]
-    case = captured("topics-gpt", spec, monkeypatch, tokens=16, decode=3)
-    kinds = Counter(type(command) for command in case.jobs)
-    assert kinds[RowCommand] > 60
-    assert min(kinds[TokensCommand], kinds[HeadsCommand], kinds[ResetCommand]) > 0
-    assert_passed(verify(spec, [case], hdl("verilator")), 1)
+    case = captured(load_model("topics-gpt"), spec, monkeypatch, tokens=16, decode=3)
+    _check_captured(case, spec, hdl("verilator"), 60)
 
 
 @pytest.mark.cosim
@@ -172,8 +211,9 @@ def test_a_trained_network(hdl: Hdl, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_published_network(hdl: Hdl, monkeypatch: pytest.MonkeyPatch, data_folder: Path) -> None:
     """The same of stories260K, whose heads share keys and values."""
     spec = LARGE["stories"]
-    case = captured("stories260k", spec, monkeypatch, tokens=24, decode=4, data=data_folder)
-    assert_passed(verify(spec, [case], hdl("verilator")), 1)
+    model = load_model("stories260k", data_folder)
+    case = captured(model, spec, monkeypatch, tokens=24, decode=4)
+    _check_captured(case, spec, hdl("verilator"), 60)
 
 
 # -- beats and cases ---------------------------------------------------------------------------
