@@ -63,3 +63,15 @@ def test_estimates_add_and_multiply() -> None:
     """Ranges add like values: errors of one table share their sign."""
     total = Estimate(2, 1, 4) + 3 * Estimate(1, 0.5, 2)
     assert Estimate(5, 2.5, 10) == total
+
+
+@pytest.mark.parametrize("name", TECHNOLOGIES)
+def test_every_number_names_unit_node_source_and_uncertainty(name: str) -> None:
+    """A cost without a source is not a cost."""
+    tech = load_technology(name)
+    for entry in (*tech.costs.values(), *tech.areas.values()):
+        assert {"unit", "node_nm", "source", "uncertainty"} <= entry.keys()
+        assert entry["uncertainty"] >= 1
+        assert ("points" in entry) != ("value" in entry)
+        # What was measured at another node says by which model it is carried over.
+        assert (entry["node_nm"] == tech.node_nm) != ("scaling" in entry)
