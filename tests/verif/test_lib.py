@@ -14,9 +14,10 @@ import pytest
 
 from cosil.registry import ENGINES
 from verif.lib.archive import load, save
+from verif.lib.beats import grouped, packed
 from verif.lib.build import build_once
 from verif.lib.cases import Case
-from verif.lib.events import split
+from verif.lib.events import by_cause, split, totals
 from verif.lib.generate import break_each
 from verif.lib.memory import Memory
 from verif.lib.mutants import Mutant
@@ -65,6 +66,30 @@ def test_scoreboard_does_not_pass_by_silence() -> None:
     Scoreboard({}, verdict).finish()
     assert not verdict.passed
     assert verdict.messages == ["no result was expected, so nothing was compared"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "messages"),
+    [
+        ({"a": 1, "b": [2, 3]}, {"b": [2, 3], "a": 1}, []),
+        (
+            {"a": 1, "b": [2]},
+            {"a": 4, "b": [3]},
+            ["a!: expected 1, got 4", "b!: expected [2], got [3]"],
+        ),
+        ({"a": 1}, {}, ["a!: expected 1, got nothing"]),
+        ({}, {"a": 0}, ["a!: expected nothing, got 0"]),
+    ],
+)
+def test_values_are_compared_on_both_sides(
+    expected: dict[str, object], got: dict[str, object], messages: list[str]
+) -> None:
+    """A value that differs fails, and so does one that only one side has."""
+    verdict = Verdict()
+    verdict.compare("counts_equal", expected, got, "!")
+    assert verdict.messages == messages
+    assert verdict.counts_equal == (not messages)
+    assert verdict.cycles_equal
 
 
 def test_driver_follows_its_pattern() -> None:
@@ -212,3 +237,23 @@ def test_each_mutant_is_on_each_stream_once() -> None:
 def test_events_are_split_by_offset_and_width() -> None:
     """Each field of a packed value is its own bits."""
     assert split(0b1_0110_1, {"a": [0, 1], "b": [1, 4], "c": [5, 1]}) == {"a": 1, "b": 6, "c": 1}
+
+
+def test_events_are_summed_by_field_and_cause() -> None:
+    """A field's sum weighs each value by how often it was seen; a cycle has the first cause."""
+    fields = {"a": [0, 1], "b": [1, 4]}
+    assert totals({0b0110_1: 2, 0b0001_0: 3, 0: 9}, fields) == {"a": 2, "b": 15}
+    seen = {0b0110_1: 2, 0b0001_0: 3, 0: 9}
+
+    def holds(value: int) -> dict[str, object]:
+        return {**split(value, fields), "else": True}
+
+    assert by_cause(seen, ["a", "b", "else"], holds) == {"a": 2, "b": 3, "else": 9}
+    assert by_cause(seen, ["b", "a", "else"], holds) == {"b": 5, "a": 0, "else": 9}
+
+
+def test_lanes_are_packed_from_the_low_bits() -> None:
+    """Lane 0 is in the low bits, negative values in two's complement, and a rest is a beat."""
+    assert packed([-1, 2, 0x15], 4) == 0x52F
+    assert [[1, 2], [3]] == [list(beat) for beat in grouped([1, 2, 3], 2)]
+    assert list(grouped([], 2)) == []

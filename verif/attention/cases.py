@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ from cosil.lowering.attention import (
     TokensCommand,
 )
 from verif.lib import cases
+from verif.lib.beats import grouped, packed
 
 STREAMS = ("cmd", "q", "k_req", "k", "v_req", "v", "e", "kept")
 """Streams that a stall pattern can name (section 3)."""
@@ -98,26 +99,14 @@ class Expected:
     causes: Mapping[str, int]
 
 
-def _packed(values: Iterable[int], bits: int) -> int:
-    """Return values side by side, the first in the low bits, each cut to its width."""
-    word = 0
-    for lane, value in enumerate(values):
-        word |= (value & (1 << bits) - 1) << (lane * bits)
-    return word
-
-
-def _groups(values: Sequence[int], lanes: int) -> list[Sequence[int]]:
-    return [values[first : first + lanes] for first in range(0, len(values), lanes)]
-
-
 def command_word(command: Command) -> int:
     """Return the payload of `i_cmd`."""
-    return _packed(command.words().tolist(), 32)
+    return packed(command.words().tolist(), 32)
 
 
 def query_word(query: NDArray[np.int16]) -> int:
     """Return the payload of `i_q`."""
-    return _packed(query.tolist(), QUERY_BITS)
+    return packed(query.tolist(), QUERY_BITS)
 
 
 def image(codes: NDArray[Any]) -> list[int]:
@@ -129,8 +118,8 @@ def requests(spec: AttentionSpec, base: int, ids: Sequence[int], plane: int = 0)
     """Return the payloads of `o_k` or `o_v` (plane 0) that ask for the rows of tokens."""
     lanes = spec.lanes
     beats: list[int] = []
-    for group in _groups(ids, lanes):
-        addresses = _packed((base + token for token in group), ADDRESS_BITS)
+    for group in grouped(ids, lanes):
+        addresses = packed((base + token for token in group), ADDRESS_BITS)
         keep = (1 << len(group)) - 1 | plane << lanes
         beats.append(addresses | keep << lanes * ADDRESS_BITS)
     return beats
@@ -148,7 +137,7 @@ def requested(lanes: int, payload: int) -> list[int | None]:
 def output_beats(spec: AttentionSpec, tag: int, output: Sequence[int]) -> list[int]:
     """Return the payloads of `o_e` for a row."""
     lanes = spec.out_lanes
-    beats = [tag | _packed(group, OUTPUT_BITS) << 32 for group in _groups(output, lanes)]
+    beats = [tag | packed(group, OUTPUT_BITS) << 32 for group in grouped(output, lanes)]
     beats[-1] |= 1 << 32 + lanes * OUTPUT_BITS
     return beats
 
@@ -157,8 +146,8 @@ def kept_beats(spec: AttentionSpec, ids: Sequence[int]) -> list[int]:
     """Return the payloads of `o_kept` for a selection."""
     lanes = spec.lanes
     beats = [
-        _packed(group, ID_BITS) | (1 << len(group)) - 1 << lanes * ID_BITS
-        for group in _groups(ids, lanes)
+        packed(group, ID_BITS) | (1 << len(group)) - 1 << lanes * ID_BITS
+        for group in grouped(ids, lanes)
     ]
     beats[-1] |= 1 << lanes * (ID_BITS + 1)
     return beats

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from cosil.engines.attention import AttentionSpec
-from verif.lib.events import split
+from verif.lib.events import by_cause, split, totals
 from verif.topk.counts import named_counts
 
 CAUSES = ("qk", "pv", "dram", "softmax", "topk", "output", "handoff")
@@ -45,10 +44,7 @@ def action_counts(
     traffic : mapping of str to int
         What the beats of requests and of `o_kept` said: k_msb_bytes, k_lsb_bytes, v_bytes, and ids.
     """
-    total: Counter[str] = Counter()
-    for events, times in observed.items():
-        for name, amount in split(events, fields).items():
-            total[name] += times * amount
+    total = totals(observed, fields)
     counts = {name: total[field] for name, field in _NAMED.items()}
     counts |= {
         "mac_qk": total["mac_qk_lanes"] * spec.head_dim,
@@ -76,16 +72,16 @@ def action_counts(
 
 
 def causes(observed: Mapping[int, int], fields: Mapping[str, list[int]]) -> dict[str, int]:
-    """Return the cycles by cause (section 6): of each cycle the first that holds."""
-    total: dict[str, int] = dict.fromkeys(CAUSES, 0)
+    """Return the cycles by cause (section 6)."""
     choosing = [
         f"{selector}.{level}"
         for selector in ("value", "token")
         for level in ("loading", "selecting", "filtering")
     ]
-    for events, times in observed.items():
+
+    def holds(events: int) -> dict[str, object]:
         event = split(events, fields)
-        holds = {
+        return {
             "qk": event["launch_k"],
             "pv": event["launch_v"],
             "dram": event["k_wait"] | event["v_wait"],
@@ -94,5 +90,5 @@ def causes(observed: Mapping[int, int], fields: Mapping[str, list[int]]) -> dict
             "output": event["output_busy"],
             "handoff": True,
         }
-        total[next(cause for cause in CAUSES if holds[cause])] += times
-    return total
+
+    return by_cause(observed, CAUSES, holds)

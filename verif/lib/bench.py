@@ -14,6 +14,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
 from verif.lib.archive import load
+from verif.lib.events import split
 from verif.lib.scoreboard import Verdict
 from verif.lib.streams import StreamDriver, StreamMonitor
 
@@ -124,11 +125,11 @@ class TestBench:
             stream.discard()
         await self.reset(mutant_kind, mutant_stream)
 
-    async def watch(self, cycle: int, count: int, verdict: Verdict) -> list[int]:
+    async def watch(self, cycle: int, count: int, verdict: Verdict, *, still: bool = False) -> None:
         """Fail if anything is transferred in the `count` cycles from `cycle` on, or a rule broke.
 
-        A bench passes by what it sees until its last result; this is for what follows. What was
-        observed in each of the cycles is returned.
+        A bench passes by what it sees until its last result; this is for what follows. With
+        `still`, nothing that is observed may move inside either.
         """
         before = {name: monitor.transfers for name, monitor in self.monitors.items()}
         observed = [await self.step(number) for number in range(cycle, cycle + count)]
@@ -137,7 +138,26 @@ class TestBench:
                 verdict.fail("counts_equal", f"{name}: a transfer after the last result")
             for violation in monitor.violations:
                 verdict.fail("protocol_kept", violation)
-        return observed
+        moved = next(filter(None, observed), 0)
+        if still and verdict.passed and moved:
+            fields = split(moved, self._wiring.observed)
+            names = sorted(name for name, amount in fields.items() if amount)
+            verdict.fail("counts_equal", f"after the last result: {', '.join(names)}")
+
+    def judge_inputs(self, verdict: Verdict) -> None:
+        """Fail if a beat that was queued was not accepted."""
+        for name, driver in self.drivers.items():
+            if driver.pending:
+                verdict.fail("protocol_kept", f"{name}: {driver.pending} beats not accepted")
+
+    def judge_memory(self, verdict: Verdict, requests: str, responses: str) -> None:
+        """Fail if the device was not ready for a response, or did not take one for each request."""
+        driver = self.drivers[responses]
+        if driver.refusals:
+            verdict.fail("protocol_kept", f"{responses} was not ready for a response")
+        sent, came = self.monitors[requests].transfers, driver.transfers
+        if sent != came:
+            verdict.fail("counts_equal", f"{responses}: {sent} requests, {came} responses")
 
     async def step(self, cycle: int) -> int:
         """Drive a cycle, tell drivers and monitors what it showed, and return what was observed."""

@@ -43,12 +43,23 @@ class Verdict:
             self.messages.append(message)
 
     def compare(
-        self, kind: str, expected: Mapping[str, int], got: Mapping[str, int], what: str = ""
+        self, kind: str, expected: Mapping[str, object], got: Mapping[str, object], what: str = ""
     ) -> None:
-        """Record each number of `got` that is not the expected one; `what` follows its name."""
-        for name, number in got.items():
-            if number != expected[name]:
-                self.fail(kind, f"{name}{what}: expected {expected[name]}, got {number}")
+        """Record each value that is not the expected one, or that one side only has.
+
+        Parameters
+        ----------
+        kind : str
+            As for `fail`.
+        expected, got : mapping of str to value
+            A number or, for milestones, a list of numbers.
+        what : str
+            Follows the name in a message.
+        """
+        for name in {**expected, **got}:
+            a, b = (side.get(name, "nothing") for side in (expected, got))
+            if a != b:
+                self.fail(kind, f"{name}{what}: expected {a}, got {b}")
 
 
 class Scoreboard:

@@ -11,7 +11,6 @@ import cocotb
 from cosil.engines.topk import TopkSpec
 from verif.lib.bench import HarnessMap, TestBench, run_batch
 from verif.lib.cases import stall_list
-from verif.lib.events import split
 from verif.lib.scoreboard import Scoreboard, Verdict
 from verif.topk.cases import MILESTONES, Case, Expected, job_word, key_rows
 from verif.topk.counts import Cycle, action_counts, causes
@@ -66,9 +65,7 @@ class TopkBench(TestBench):
         observed = await self._steps(case, limit)
         self._judge(verdict, want, observed)
         # Nothing may follow the last beat: no further beat, and nothing that moves inside.
-        for events in await self.watch(sum(observed.values()), OBSERVED_CYCLES, verdict):
-            if verdict.passed and events:
-                verdict.fail("counts_equal", f"after the last beat: {split(events, self._fields)}")
+        await self.watch(sum(observed.values()), OBSERVED_CYCLES, verdict, still=True)
         return verdict, [cycle + 1 for cycle in self._seen["last_output"]]
 
     async def _steps(self, case: Case, limit: int) -> Counter[Cycle]:
@@ -98,22 +95,13 @@ class TopkBench(TestBench):
         return observed
 
     def _judge(self, verdict: Verdict, want: Expected, observed: Counter[Cycle]) -> None:
-        for name in MILESTONES:
-            if self._seen[name] != want.milestones[name]:
-                verdict.fail(
-                    "cycles_equal",
-                    f"{name}: expected cycles {want.milestones[name]}, got {self._seen[name]}",
-                )
+        verdict.compare("cycles_equal", want.milestones, self._seen)
         beats = {
             "job": self.drivers["i_job"].transfers, "keys": self.drivers["i_keys"].transfers,
             "items": self.monitors["o_items"].transfers,
         }  # fmt: skip
-        for name, driver in self.drivers.items():
-            if driver.pending:
-                verdict.fail("protocol_kept", f"{name}: {driver.pending} beats not accepted")
+        self.judge_inputs(verdict)
         got = action_counts(observed, self._fields, beats, self._items)
-        if got.keys() != want.counts.keys():
-            verdict.fail("counts_equal", f"counted were {', '.join(got)}")
         verdict.compare("counts_equal", want.counts, got)
         verdict.compare("cycles_equal", want.causes, causes(observed, self._fields), " cycles")
 

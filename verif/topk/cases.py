@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.topk import TopkSpec
 from verif.lib import cases
+from verif.lib.beats import grouped, packed
 
 STREAMS = ("job", "keys", "items")
 """Streams that a stall pattern can name (section 3)."""
@@ -61,18 +62,10 @@ class Expected:
     causes: Mapping[str, int]
 
 
-def _packed(values: Iterable[int], bits: int) -> int:
-    """Return values side by side, the first in the low bits, each cut to its width."""
-    word = 0
-    for lane, value in enumerate(values):
-        word |= (value & (1 << bits) - 1) << (lane * bits)
-    return word
-
-
 def job_word(job: Job) -> int:
     """Return the payload of `i_job`."""
     keys, k = job
-    return _packed((keys.size, k), 32)
+    return packed((keys.size, k), 32)
 
 
 def key_rows(spec: TopkSpec, jobs: Sequence[Job], padding: int) -> list[int]:
@@ -88,10 +81,7 @@ def key_rows(spec: TopkSpec, jobs: Sequence[Job], padding: int) -> list[int]:
         while len(lanes) % spec.lanes:
             anything = int(rng.integers(1 << spec.key_bits))
             lanes.append(int(rng.choice([*ends, anything])))
-        rows += [
-            _packed(lanes[first : first + spec.lanes], spec.key_bits)
-            for first in range(0, len(lanes), spec.lanes)
-        ]
+        rows += [packed(row, spec.key_bits) for row in grouped(lanes, spec.lanes)]
     return rows
 
 
@@ -105,8 +95,8 @@ def item_beats(spec: TopkSpec, values: Sequence[int], indices: Sequence[int]) ->
         keep_at = index_at + lanes * spec.index_bits
         last = first + lanes >= len(values)
         beats.append(
-            _packed(kept, spec.key_bits)
-            | _packed(indices[first : first + lanes], spec.index_bits) << index_at
+            packed(kept, spec.key_bits)
+            | packed(indices[first : first + lanes], spec.index_bits) << index_at
             | (1 << len(kept)) - 1 << keep_at
             | last << keep_at + lanes
         )

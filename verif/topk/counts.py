@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from verif.lib.events import split
+from verif.lib.events import by_cause, split, totals
 
 CAUSES = ("stalled_out", "filter", "select", "load", "stalled_in", "handoff")
 
@@ -47,11 +47,10 @@ def action_counts(
     items : int
         Items kept in the beats.
     """
-    total: Counter[str] = Counter()
+    events: Counter[int] = Counter()
     for cycle, times in observed.items():
-        for name, amount in split(cycle.events, fields).items():
-            total[name] += times * amount
-    return named_counts(total, beats, items)
+        events[cycle.events] += times
+    return named_counts(totals(events, fields), beats, items)
 
 
 def named_counts(total: Mapping[str, int], beats: Mapping[str, int], items: int) -> dict[str, int]:
@@ -71,11 +70,11 @@ def named_counts(total: Mapping[str, int], beats: Mapping[str, int], items: int)
 
 
 def causes(observed: Mapping[Cycle, int], fields: Mapping[str, list[int]]) -> dict[str, int]:
-    """Return the cycles by cause (section 6): of each cycle the first that holds."""
-    total: dict[str, int] = dict.fromkeys(CAUSES, 0)
-    for cycle, times in observed.items():
+    """Return the cycles by cause (section 6)."""
+
+    def holds(cycle: Cycle) -> dict[str, object]:
         event = split(cycle.events, fields)
-        holds = {
+        return {
             "stalled_out": cycle.held,
             "filter": event["filtering"],
             "select": event["selecting"],
@@ -83,5 +82,5 @@ def causes(observed: Mapping[Cycle, int], fields: Mapping[str, list[int]]) -> di
             "stalled_in": event["loading"],
             "handoff": True,
         }
-        total[next(cause for cause in CAUSES if holds[cause])] += times
-    return total
+
+    return by_cause(observed, CAUSES, holds)

@@ -110,22 +110,18 @@ class W4A8Bench(TestBench):
             )
         if cycles != want.cycles:
             verdict.fail("cycles_equal", f"expected {want.cycles} cycles, got {cycles}")
-        for name, driver in self.drivers.items():
-            if driver.refusals and name != "i_job":
-                verdict.fail("protocol_kept", f"{name} was not ready for a response")
-            if driver.pending:
-                verdict.fail("protocol_kept", f"{name}: {driver.pending} beats not accepted")
-        beats = {n: self.drivers[f"i_{n}"].transfers for n in self._memory}
-        for name, count in beats.items():
-            requests = self.monitors[f"o_{name}"].transfers
-            if requests != count:
-                verdict.fail("counts_equal", f"{name}: {requests} requests, {count} responses")
+        self.judge_inputs(verdict)
+        for name in self._memory:
+            self.judge_memory(verdict, f"o_{name}", f"i_{name}")
+        beats = {name: self.drivers[f"i_{name}"].transfers for name in self._memory}
         beats["y"] = self.monitors["o_y"].transfers
         got = action_counts(self._spec, job.k, observed, beats, self._wiring.observed)
         waves = got.pop("waves")
         verdict.compare("counts_equal", want.counts, got)
         causes = {"compute": waves, "fill": 1, "drain": cycles - 1 - last_wave}
-        verdict.compare("cycles_equal", want.causes, causes, " cycles")
+        # Which cause a cycle without a wave has, no signal shows.
+        expected = {name: want.causes[name] for name in causes}
+        verdict.compare("cycles_equal", expected, causes, " cycles")
 
 
 def _results(job: Job, want: Expected) -> dict[int, int]:
