@@ -18,7 +18,7 @@ from cosil.lowering.attention import (
     RowCommand,
     TokensCommand,
 )
-from cosil.synth.parts import EngineParts
+from cosil.synth.parts import EngineParts, numbered
 from sim.attention import run
 from verif.attention.cases import (
     ADDRESS_BITS,
@@ -135,10 +135,8 @@ def smoke_vectors(spec: AttentionSpec, seed: int = 1) -> dict[str, Any]:
             "v": _exchange(spec, values, [value] * len(values)),
         },
         "outputs": {
-            "e": _numbered(outputs, e_bits),
-            "kept": _numbered(
-                kept_beats(spec, result.kept[0].tolist()), spec.lanes * (ID_BITS + 1)
-            ),
+            "e": numbered(outputs, e_bits),
+            "kept": numbered(kept_beats(spec, result.kept[0].tolist()), spec.lanes * (ID_BITS + 1)),
         },
     }
 
@@ -156,13 +154,6 @@ def _exchange(
         for request, memory in zip(asked, images, strict=True)
     ]
     return {"requests": list(asked), "responses": responses}
-
-
-def _numbered(beats: Sequence[int], last_at: int) -> list[list[int]]:
-    """Return beats under their numbers, tlast above tdata, which is of whole bytes."""
-    tdata_bits = -(-last_at // 8) * 8
-    low = (1 << last_at) - 1
-    return [[n, beat & low | beat >> last_at << tdata_bits] for n, beat in enumerate(beats)]
 
 
 PARTS = EngineParts(

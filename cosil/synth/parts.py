@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,16 @@ _PARTS = {
     "topk": "cosil.synth.topk:PARTS",
     "attention": "cosil.synth.attention:PARTS",
 }
+
+
+def numbered(beats: Sequence[int], last_at: int) -> list[list[int]]:
+    """Return the results of a stream that ends jobs by its bit `last_at`, as `vectors` has them.
+
+    Each beat is under its number, with tlast above tdata, which is of whole bytes.
+    """
+    tdata_bits = -(-last_at // 8) * 8
+    low = (1 << last_at) - 1
+    return [[n, beat & low | beat >> last_at << tdata_bits] for n, beat in enumerate(beats)]
 
 
 def parts_of(engine: str) -> EngineParts:

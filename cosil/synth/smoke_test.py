@@ -8,6 +8,7 @@ go in, the memories behind the streams, the results and the number of cycles. Ru
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +19,13 @@ from cocotb.triggers import FallingEdge, RisingEdge
 VECTORS = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))
 
 
-class Memory:
-    """A memory behind one request stream and one response stream, in order, fixed latency.
+class Responder(ABC):
+    """What is behind one request stream, always ready, and one response stream.
 
-    A request names the element from which a beat is read; what lies past the end reads as 0.
+    Responses come in the order of requests, each `latency` cycles after its own.
     """
 
-    def __init__(self, dut: Any, name: str, content: dict[str, Any], latency: int) -> None:
-        self.request_valid = getattr(dut, f"m_axis_{name}_tvalid")
-        self.request_addr = getattr(dut, f"m_axis_{name}_tdata")
-        self.response_valid = getattr(dut, f"s_axis_{name}_tvalid")
-        self.response_data = getattr(dut, f"s_axis_{name}_tdata")
-        getattr(dut, f"m_axis_{name}_tready").value = 1
-        self.response_valid.value = 0
-        bits = content["element_bits"]
-        self.image = sum(value << (bits * i) for i, value in enumerate(content["elements"]))
-        self.element_bits = bits
-        self.mask = (1 << content["beat_bits"]) - 1
-        self.latency = latency
-        self.waiting: list[tuple[int, int]] = []
-
-    def drive(self, cycle: int) -> None:
-        """Present the response that is due in this cycle."""
-        due = bool(self.waiting) and self.waiting[0][0] <= cycle
-        self.response_valid.value = int(due)
-        if due:
-            self.response_data.value = self.waiting.pop(0)[1]
-
-    def sample(self, cycle: int) -> None:
-        """Accept the request that is presented in this cycle."""
-        if self.request_valid.value:
-            element = int(self.request_addr.value)
-            beat = (self.image >> (element * self.element_bits)) & self.mask
-            self.waiting.append((cycle + self.latency, beat))
-
-
-class Exchange:
-    """A memory whose requests, of several rows each, are known, and the responses to them."""
-
-    def __init__(self, dut: Any, name: str, content: dict[str, Any], latency: int) -> None:
+    def __init__(self, dut: Any, name: str, latency: int) -> None:
         self.name = name
         self.request_valid = getattr(dut, f"m_axis_{name}_tvalid")
         self.request = getattr(dut, f"m_axis_{name}_tdata")
@@ -64,7 +33,6 @@ class Exchange:
         self.response = getattr(dut, f"s_axis_{name}_tdata")
         getattr(dut, f"m_axis_{name}_tready").value = 1
         self.response_valid.value = 0
-        self.pairs = list(zip(content["requests"], content["responses"], strict=True))
         self.latency = latency
         self.waiting: list[tuple[int, int]] = []
 
@@ -76,12 +44,43 @@ class Exchange:
             self.response.value = self.waiting.pop(0)[1]
 
     def sample(self, cycle: int) -> None:
-        """Accept and compare the request that is presented in this cycle."""
+        """Accept the request that is presented in this cycle."""
         if self.request_valid.value:
-            assert self.pairs, f"{self.name}: a request too many in cycle {cycle}"
-            expected, response = self.pairs.pop(0)
-            assert int(self.request.value) == expected, f"{self.name}: request of cycle {cycle}"
-            self.waiting.append((cycle + self.latency, response))
+            answer = self.answer(cycle, int(self.request.value))
+            self.waiting.append((cycle + self.latency, answer))
+
+    @abstractmethod
+    def answer(self, cycle: int, request: int) -> int:
+        """Return the response to a request."""
+
+
+class Memory(Responder):
+    """A memory: a request names the element from which a beat is read; past the end it reads 0."""
+
+    def __init__(self, dut: Any, name: str, content: dict[str, Any], latency: int) -> None:
+        super().__init__(dut, name, latency)
+        self.element_bits = bits = content["element_bits"]
+        self.image = sum(value << (bits * i) for i, value in enumerate(content["elements"]))
+        self.mask = (1 << content["beat_bits"]) - 1
+
+    def answer(self, cycle: int, request: int) -> int:
+        """Return the beat from the element requested on."""
+        return (self.image >> (request * self.element_bits)) & self.mask
+
+
+class Exchange(Responder):
+    """A memory whose requests, of several rows each, are known, and the responses to them."""
+
+    def __init__(self, dut: Any, name: str, content: dict[str, Any], latency: int) -> None:
+        super().__init__(dut, name, latency)
+        self.pairs = list(zip(content["requests"], content["responses"], strict=True))
+
+    def answer(self, cycle: int, request: int) -> int:
+        """Compare the request with the next one that is known, and return its response."""
+        assert self.pairs, f"{self.name}: a request too many in cycle {cycle}"
+        expected, response = self.pairs.pop(0)
+        assert request == expected, f"{self.name}: request of cycle {cycle}"
+        return response
 
 
 class Source:
@@ -145,7 +144,7 @@ class Results:
 async def as_simulated(dut: Any) -> None:
     """Every result bit and the number of cycles are as the simulator of cosil says."""
     latency = VECTORS["memory_latency"]
-    ports: list[Source | Memory | Exchange] = []
+    ports: list[Source | Responder] = []
     for kind, contents in ((Memory, "memories"), (Exchange, "exchanges")):
         ports += [kind(dut, name, content, latency) for name, content in VECTORS[contents].items()]
     ports += [Source(dut, name, beats) for name, beats in VECTORS["inputs"].items()]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cosil.engines.topk import TopkSpec
-from cosil.synth.parts import EngineParts
+from cosil.synth.parts import EngineParts, numbered
 from sim.topk import items, run
 from verif.topk.cases import Job, item_beats, job_word, key_rows
 from verif.topk.generate import key_range
@@ -58,23 +58,19 @@ def smoke_vectors(spec: TopkSpec, seed: int = 1) -> dict[str, Any]:
         (rng.integers(low, high, many, endpoint=True), many),
     ]
     result = run(spec, jobs)
-    payloads = [
+    beats = [
         beat
         for kept in items(result)
         for beat in item_beats(spec, kept["key"].tolist(), kept["index"].tolist())
     ]
     last_at = spec.lanes * (spec.key_bits + spec.index_bits + 1)
-    tdata_bits = -(-last_at // 8) * 8
-    beats = [
-        payload & (1 << last_at) - 1 | payload >> last_at << tdata_bits for payload in payloads
-    ]
     return {
         "cycles": result.cycles,
         "inputs": {
             "job": [job_word(job) for job in jobs],
             "keys": key_rows(spec, jobs, padding=seed),
         },
-        "outputs": {"items": list(enumerate(beats))},
+        "outputs": {"items": numbered(beats, last_at)},
     }
 
 
