@@ -25,6 +25,27 @@ FILTER_LATENCY = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """What a job's keys make of its cycles, as `sim.topk` tells it.
+
+    Attributes
+    ----------
+    passes : sequence of int
+        Keys that each pass reads, none for the digit that load counts.
+    last_row, last_row_items : int, optional
+        The row that holds the last kept key, and how many of its keys are kept; without them the
+        most cycles that the shape allows.
+    """
+
+    passes: Sequence[int] = ()
+    last_row: int | None = None
+    last_row_items: int | None = None
+
+
+_UNKNOWN = Course()
+
+
+@dataclass(frozen=True, slots=True)
 class TopkSpec(EngineSpec):
     """One top-k engine.
 
@@ -130,7 +151,7 @@ class TopkSpec(EngineSpec):
         Parameters
         ----------
         passes : sequence of int
-            Keys that each pass reads, none for the digit that load counts: `sim.topk` gives them.
+            As in `Course`.
         """
         longer = PASS_LATENCY[self.architecture]
         load = LOAD_LATENCY[self.architecture]
@@ -146,25 +167,15 @@ class TopkSpec(EngineSpec):
             return self.select_cycles([n] * (self.digits - 1))
         return self.select_cycles(range(n, 0, -1))
 
-    def latency(
-        self,
-        n: int,
-        k: int,
-        passes: Sequence[int] = (),
-        last_row: int | None = None,
-        last_row_items: int | None = None,
-    ) -> int:
+    def latency(self, n: int, k: int, course: Course = _UNKNOWN) -> int:
         """Return the cycles of one job without stalls, from its transfer to its last output.
 
         Parameters
         ----------
         n, k : int
             Keys, 1..max_n, and how many are wanted, at least 0.
-        passes : sequence of int
-            As for `select_cycles`.
-        last_row, last_row_items : int, optional
-            The row that holds the last kept key, and how many of its keys are kept; without
-            them the largest latency that the shape allows.
+        course : Course
+            What the keys make of it.
 
         Raises
         ------
@@ -173,40 +184,31 @@ class TopkSpec(EngineSpec):
         """
         row_transfers = ceil_div(n, self.lanes)
         # The job's transfer is cycle 0, so that the last row's is cycle `row_transfers`.
-        decided = row_transfers + self.select_cycles(passes)
-        return decided + self._filter_cycles(n, k, last_row, last_row_items)
+        decided = row_transfers + self.select_cycles(course.passes)
+        return decided + self._filter_cycles(n, k, course)
 
-    def interval(
-        self,
-        n: int,
-        k: int,
-        passes: Sequence[int] = (),
-        last_row: int | None = None,
-        last_row_items: int | None = None,
-    ) -> Fraction:
+    def interval(self, n: int, k: int, course: Course = _UNKNOWN) -> Fraction:
         """Return the mean cycles from job to job in a long run of such jobs without stalls.
 
         The slowest stage's period, or, with fewer than three banks, a job's residence in its bank
         over the number of banks. Parameters and errors are those of `latency`.
         """
         load = ceil_div(n, self.lanes) + LOAD_LATENCY[self.architecture] + 1
-        select = self.select_cycles(passes) - LOAD_LATENCY[self.architecture] + 1
-        filter_ = self._filter_cycles(n, k, last_row, last_row_items)
-        residence = self.latency(n, k, passes, last_row, last_row_items)
+        select = self.select_cycles(course.passes) - LOAD_LATENCY[self.architecture] + 1
+        filter_ = self._filter_cycles(n, k, course)
+        residence = self.latency(n, k, course)
         return max(Fraction(load), Fraction(select), Fraction(filter_),
                    Fraction(residence, self.buffers))  # fmt: skip
 
-    def _filter_cycles(
-        self, n: int, k: int, last_row: int | None, last_row_items: int | None
-    ) -> int:
+    def _filter_cycles(self, n: int, k: int, course: Course) -> int:
         """Return the cycles from the decision to the last output, that cycle included."""
         self._check_shape(n, k)
         kept = min(k, n)
         if kept == 0:
             return FILTER_LATENCY + 2
-        row = ceil_div(n, self.lanes) - 1 if last_row is None else last_row
+        row = ceil_div(n, self.lanes) - 1 if course.last_row is None else course.last_row
         possible = min(kept, n - row * self.lanes, self.lanes)
-        items = possible if last_row_items is None else last_row_items
+        items = possible if course.last_row_items is None else course.last_row_items
         if not (0 <= row and 1 <= items <= possible):
             raise ValueError(
                 f"topk: the last kept of {n} keys must lie in a row that holds it, "

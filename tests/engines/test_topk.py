@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cosil.engines.topk import TopkSpec
+from cosil.engines.topk import Course, TopkSpec
 from sim.topk import items, run
 
 pytestmark = pytest.mark.xdist_group("sim-topk")
@@ -51,9 +51,9 @@ def test_closed_form_is_the_simulators_count(job: tuple[TopkSpec, NDArray[np.int
     spec, keys, k = job
     result = run(spec, [(keys, k)], trace=True)
     passes = result.events["keys"].tolist()
-    row, row_items = last_row(result.y, spec.lanes)
-    assert result.cycles == spec.latency(keys.size, k, passes, row, row_items)
-    assert result.cycles <= spec.latency(keys.size, k, passes)
+    course = Course(passes, *last_row(result.y, spec.lanes))
+    assert result.cycles == spec.latency(keys.size, k, course)
+    assert result.cycles <= spec.latency(keys.size, k, Course(passes))
     (marks,) = result.jobs
     assert marks["decided"] - marks["last_input"] == spec.select_cycles(passes)
     assert spec.select_cycles(passes) <= spec.select_bound(keys.size)
@@ -71,10 +71,10 @@ def test_interval_is_the_simulators_in_a_long_run(
     shorter, longer = (run(spec, [(keys, k)] * count, trace=True) for count in (12, 24))
     first = items(shorter)[0]
     passes = shorter.events["keys"][shorter.events["job"] == 0].tolist()
-    row, row_items = last_row(first, spec.lanes)
-    interval = spec.interval(keys.size, k, passes, row, row_items)
+    course = Course(passes, *last_row(first, spec.lanes))
+    interval = spec.interval(keys.size, k, course)
     assert longer.cycles - shorter.cycles == 12 * interval
-    latency = spec.latency(keys.size, k, passes, row, row_items)
+    latency = spec.latency(keys.size, k, course)
     if spec.buffers != 2:
         assert shorter.cycles == latency + 11 * interval
 
@@ -191,4 +191,4 @@ def test_impossible_shapes_are_refused() -> None:
         "topk: the last kept of 64 keys must lie in a row that holds it, not 17 items in row 1"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        spec.latency(64, 20, [], 1, 17)
+        spec.latency(64, 20, Course([], 1, 17))
