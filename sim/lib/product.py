@@ -8,6 +8,7 @@ it compiles for any processor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,7 @@ def _add_tile(
 
 @overload(_add_tile)
 def _compiled_add_tile(x: Any, w: Any, y: Any, row: Any, panel: Any, pair: Any, stop: Any) -> Any:
-    del row, panel, pair, stop
-    if any(array.layout != "C" for array in (x, w, y)):
-        raise TypingError("product: the operands must be C-contiguous")
+    del x, w, y, row, panel, pair, stop
 
     def add_tile(x: Any, w: Any, y: Any, row: Any, panel: Any, pair: Any, stop: Any) -> None:
         _vector_tile(x, w, y, row, panel, pair, stop)
@@ -104,18 +103,11 @@ _SUMS, _HALVES = ir.VectorType(_WORD, _LANES), ir.VectorType(_HALF, 2 * _LANES)
 
 
 def _emit_tile(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    x, w, y = (
-        context.make_array(kind)(context, builder, value)
-        for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
-    )
+    x, w, y = _arrays(context, builder, signature.args[:3], arguments[:3])
     row, panel, pair, stop = arguments[3:]
 
     def times(value: Any, factor: int) -> Any:
         return builder.mul(value, _INDEX(factor))
-
-    def load(base: Any, offset: Any, kind: Any) -> Any:
-        place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-        return builder.load(place, align=2)
 
     pairs = _cgutils.unpack_tuple(builder, w.shape)[1]
     x_stride = times(pairs, 2)
@@ -132,35 +124,75 @@ def _emit_tile(context: Any, builder: Any, signature: Any, arguments: Any) -> An
             place = builder.gep(y.data, [builder.add(y_row, _INDEX(column))])
             places.append(builder.bitcast(place, _SUMS.as_pointer()))
         y_row = builder.add(y_row, y_stride)
-    before = [builder.load(place, align=4) for place in places]
 
-    entered = builder.block
-    loop, done = builder.append_basic_block("pairs"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_INDEX)
-    sums = [builder.phi(_SUMS) for _ in places]
-    at = times(k, 2 * TILE_COLS)
-    columns = [
-        load(w_panel, builder.add(at, _INDEX(2 * first)), _HALVES)
-        for first in range(0, TILE_COLS, _LANES)
-    ]
-    after: list[Any] = []
-    for x_codes in x_rows:
-        both = load(x_codes, times(k, 2), _WORD)
-        lane = builder.insert_element(_SUMS(ir.Undefined), both, _WORD(0))
-        lanes = builder.bitcast(builder.shuffle_vector(lane, lane, _SUMS([0] * _LANES)), _HALVES)
-        for column in columns:
-            after.append(builder.add(sums[len(after)], _pair_products(builder, lanes, column)))
-    following = builder.add(k, _INDEX(1))
-    for phi, first, last in zip((k, *sums), (pair, *before), (following, *after), strict=True):
-        phi.add_incoming(first, entered)
-        phi.add_incoming(last, loop)
-    builder.cbranch(builder.icmp_signed("<", following, stop), loop, done)
-    builder.position_at_end(done)
+    def add_pair(k: Any, sums: list[Any]) -> list[Any]:
+        at = times(k, 2 * TILE_COLS)
+        columns = [
+            _load(builder, w_panel, builder.add(at, _INDEX(2 * first)), _HALVES, 2)
+            for first in range(0, TILE_COLS, _LANES)
+        ]
+        after: list[Any] = []
+        for x_codes in x_rows:
+            both = _spread(builder, _load(builder, x_codes, times(k, 2), _WORD, 2))
+            lanes = builder.bitcast(both, _HALVES)
+            for column in columns:
+                after.append(builder.add(sums[len(after)], _pair_products(builder, lanes, column)))
+        return after
+
+    before = [builder.load(place, align=4) for place in places]
+    after = _loop(builder, pair, stop, 1, before, add_pair)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
+
+
+def _arrays(context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]:
+    """Return the arrays' structures; all of them have to be C-contiguous."""
+    if any(kind.layout != "C" for kind in kinds):
+        raise TypingError("product: the operands must be C-contiguous")
+    return [
+        context.make_array(kind)(context, builder, value)
+        for kind, value in zip(kinds, values, strict=True)
+    ]
+
+
+def _load(builder: Any, base: Any, offset: Any, kind: Any, align: int) -> Any:
+    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+    return builder.load(place, align=align)
+
+
+def _spread(builder: Any, word: Any) -> Any:
+    """Return a vector with the word in every lane."""
+    lane = builder.insert_element(_SUMS(ir.Undefined), word, _WORD(0))
+    return builder.shuffle_vector(lane, lane, _SUMS([0] * _LANES))
+
+
+def _loop(
+    builder: Any,
+    first: Any,
+    stop: Any,
+    step: int,
+    before: list[Any],
+    body: Callable[[Any, list[Any]], list[Any]],
+) -> list[Any]:
+    """Emit a loop from `first` while below `stop`, at least once; return the sums after it.
+
+    `body` gets the index and the sums, `before` at first, and returns the next sums.
+    """
+    entered = builder.block
+    loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    index = builder.phi(_INDEX)
+    sums = [builder.phi(_SUMS) for _ in before]
+    after = body(index, sums)
+    following = builder.add(index, _INDEX(step))
+    for phi, start, last in zip((index, *sums), (first, *before), (following, *after), strict=True):
+        phi.add_incoming(start, entered)
+        phi.add_incoming(last, loop)
+    builder.cbranch(builder.icmp_signed("<", following, stop), loop, done)
+    builder.position_at_end(done)
+    return after
 
 
 def _pair_products(builder: Any, a: Any, b: Any) -> Any:
@@ -259,22 +291,8 @@ def _prefetch(typing_context: Any, rows: Any, address: Any) -> Any:
 _BYTE = ir.IntType(8)
 
 
-def _array(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    if kind.layout != "C":
-        raise TypingError("product: the operands must be C-contiguous")
-    return context.make_array(kind)(context, builder, value)
-
-
-def _load(builder: Any, base: Any, offset: Any, kind: Any, align: int) -> Any:
-    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-    return builder.load(place, align=align)
-
-
 def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    x, rows, address, y = (
-        _array(context, builder, kind, value)
-        for kind, value in zip(signature.args[:4], arguments[:4], strict=True)
-    )
+    x, rows, address, y = _arrays(context, builder, signature.args[:4], arguments[:4])
     first = arguments[4]
     size = _cgutils.unpack_tuple(builder, x.shape)[0]
     starts: list[Any] = []
@@ -282,24 +300,16 @@ def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         number = builder.load(builder.gep(address.data, [builder.add(first, _INDEX(row))]))
         starts.append(builder.gep(rows.data, [builder.mul(number, size)]))
 
-    entered = builder.block
-    loop, done = builder.append_basic_block("codes"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    d = builder.phi(_INDEX)
-    sums = [builder.phi(_SUMS) for _ in starts]
-    factors = _load(builder, x.data, d, _HALVES, 2)
-    after: list[Any] = []
-    for sum_, start in zip(sums, starts, strict=True):
-        codes = _load(builder, start, d, ir.VectorType(_BYTE, CODES), 1)
-        products = _pair_products(builder, factors, builder.sext(codes, _HALVES))
-        after.append(builder.add(sum_, products))
-    following = builder.add(d, _INDEX(CODES))
-    for phi, last in zip((d, *sums), (following, *after), strict=True):
-        phi.add_incoming(phi.type(None) if phi is not d else _INDEX(0), entered)
-        phi.add_incoming(last, loop)
-    builder.cbranch(builder.icmp_signed("<", following, size), loop, done)
-    builder.position_at_end(done)
+    def add_codes(d: Any, sums: list[Any]) -> list[Any]:
+        factors = _load(builder, x.data, d, _HALVES, 2)
+        after: list[Any] = []
+        for sum_, start in zip(sums, starts, strict=True):
+            codes = _load(builder, start, d, ir.VectorType(_BYTE, CODES), 1)
+            products = _pair_products(builder, factors, builder.sext(codes, _HALVES))
+            after.append(builder.add(sum_, products))
+        return after
+
+    after = _loop(builder, _INDEX(0), size, CODES, [_SUMS(None)] * DOTS, add_codes)
     # Lane by lane of four vectors to four lanes of one.
     while len(after) > 1:
         after = [_fold(builder, *after[pair : pair + 2]) for pair in range(0, len(after), 2)]
@@ -323,42 +333,33 @@ def _fold(builder: Any, a: Any, b: Any) -> Any:
 
 def _emit_add_weighted(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     kinds, count, column = signature.args, arguments[3], arguments[5]
-    weight, rows, address, y = (
-        _array(context, builder, kinds[place], arguments[place]) for place in (0, 1, 2, 4)
+    chosen = (0, 1, 2, 4)
+    weight, rows, address, y = _arrays(
+        context, builder, [kinds[n] for n in chosen], [arguments[n] for n in chosen]
     )
     size = _cgutils.unpack_tuple(builder, y.shape)[0]
     base = builder.gep(rows.data, [column])
     halves = [builder.add(column, _INDEX(offset)) for offset in range(0, CODES, _LANES)]
     places = [builder.bitcast(builder.gep(y.data, [half]), _SUMS.as_pointer()) for half in halves]
-    before = [builder.load(place, align=4) for place in places]
 
-    entered = builder.block
-    loop, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    j = builder.phi(_INDEX)
-    sums = [builder.phi(_SUMS) for _ in places]
-    start = builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
-    factor = builder.load(builder.gep(weight.data, [j]))
-    lane = builder.insert_element(_SUMS(ir.Undefined), factor, _WORD(0))
-    factors = builder.shuffle_vector(lane, lane, _SUMS([0] * _LANES))
-    after: list[Any] = []
-    for half, sum_ in enumerate(sums):
-        codes = _load(builder, start, _INDEX(half * _LANES), ir.VectorType(_BYTE, _LANES), 1)
-        after.append(builder.add(sum_, builder.mul(factors, builder.sext(codes, _SUMS))))
-    following = builder.add(j, _INDEX(1))
-    for phi, first, last in zip((j, *sums), (_INDEX(0), *before), (following, *after), strict=True):
-        phi.add_incoming(first, entered)
-        phi.add_incoming(last, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
+    def add_row(j: Any, sums: list[Any]) -> list[Any]:
+        start = builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
+        factors = _spread(builder, builder.load(builder.gep(weight.data, [j])))
+        after: list[Any] = []
+        for half, sum_ in enumerate(sums):
+            codes = _load(builder, start, _INDEX(half * _LANES), ir.VectorType(_BYTE, _LANES), 1)
+            after.append(builder.add(sum_, builder.mul(factors, builder.sext(codes, _SUMS))))
+        return after
+
+    before = [builder.load(place, align=4) for place in places]
+    after = _loop(builder, _INDEX(0), count, 1, before, add_row)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
 
 
 def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    rows = _array(context, builder, signature.args[0], arguments[0])
+    (rows,) = _arrays(context, builder, signature.args[:1], arguments[:1])
     size = _cgutils.unpack_tuple(builder, rows.shape)[1]
     place = builder.gep(rows.data, [builder.mul(arguments[1], size)])
     pointer = _BYTE.as_pointer()
