@@ -97,7 +97,9 @@ class RowCommand:
 class TokensCommand:
     """Keep the k most important of tokens 0..tokens-1; they become the list.
 
-    The last `recent` of them, 0..k, are kept whatever their importance.
+    The last `recent` of them, 0..k, are kept whatever their importance. k is at most the list's
+    length. Who asks for the tokens of the pass, and for the same `recent` throughout (or for k, if
+    that is less), gets ids of the list only (docs/engines/attention.md, section 1).
     """
 
     tokens: int
@@ -231,8 +233,9 @@ def check(
     TypeError
         If a command is of no known class, or an operand or the state has the wrong dtype or shape.
     ValueError
-        If there is no command, a field is out of range, n exceeds the list as the commands before
-        leave it, a query is missing or has more than 12 bits, or the state is impossible.
+        If there is no command, a field is out of range, n or the tokens to keep exceed the list as
+        the commands before leave it, a query is missing or has more than 12 bits, or the state is
+        impossible.
     """
     if not commands:
         raise ValueError("attention: there must be at least one command, not an empty sequence")
@@ -252,6 +255,11 @@ def check(
                     f"not {command.n!r}"
                 )
         elif isinstance(command, TokensCommand):
+            if command.k > listed:
+                raise ValueError(
+                    f"attention: k of command {number} must be at most the {listed} tokens that "
+                    f"are left, not {command.k!r}; keep fewer, or begin a pass with a ResetCommand"
+                )
             listed = command.k
         elif isinstance(command, ResetCommand):
             listed = command.tokens

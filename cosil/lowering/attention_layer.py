@@ -19,6 +19,7 @@ from cosil.lowering.attention import (
     split_key,
 )
 from cosil.lowering.attention_program import Program, factors, program
+from cosil.lowering.survivors import check_order
 from cosil.packed.network import Node
 
 
@@ -89,15 +90,29 @@ def prologue(node: Node, sequence: Sequence) -> list[Command]:
 def kept(
     node: Node, sequence: Sequence, commands: list[Command], ids: list[NDArray[np.int64]]
 ) -> None:
-    """Note what the commands of `prologue` kept: `ids` of each tokens and heads command."""
+    """Note what the commands of `prologue` kept: `ids` of each tokens and heads command.
+
+    Raises
+    ------
+    AssertionError
+        If ids do not increase, or one had been pruned before.
+    """
     if sequence.heads is None:
         sequence.heads = np.arange(program(node).heads)
     results: Iterator[NDArray[np.int64]] = iter(ids)
     for command in commands:
         if isinstance(command, HeadsCommand):
-            sequence.heads = next(results)
+            sequence.heads = _survivors(node, "heads", next(results), sequence.heads)
         elif isinstance(command, TokensCommand):
-            sequence.tokens = next(results)
+            sequence.tokens = _survivors(node, "tokens", next(results), sequence.tokens)
+
+
+def _survivors(
+    node: Node, what: str, ids: NDArray[np.int64], before: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    check_order(ids)
+    assert np.isin(ids, before).all(), f"{node.name}: no pruned {what} come back within a pass"
+    return ids
 
 
 def layer(

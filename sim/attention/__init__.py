@@ -13,19 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cosil.engines.attention import PROBABILITY_BITS, AttentionSpec
-from cosil.lowering.attention import RESET, ROW, Command, Operands, State, check, power_up
+from cosil.engines.attention import AttentionSpec
+from cosil.lowering.attention import Command, Operands, State, check, power_up
 from sim.attention import fast, stepped
 from sim.attention.counts import NAMES
+from sim.attention.invariants import check_run
 from sim.attention.plan import (
-    ADD,
     CAUSES,
-    CLEAR_TOKENS,
-    NUMBER,
-    OP,
     STALL_NAMES,
-    Program,
-    Record,
     make_plan,
     make_program,
     make_record,
@@ -119,7 +114,7 @@ def run(
     model = stepped if step else fast
     cycles, selector_counts = model.simulate(plan, selectors, program, patterns, record)
     counts = dict(zip(NAMES, [*record.counts.tolist(), *selector_counts], strict=True))
-    _check_invariants(start, program, record)
+    check_run(start, program, record, counts)
     products = counts["mac_qk"] + counts["mac_pv"]
     ends = np.cumsum(selected(program))
     return AttentionRun(
@@ -137,16 +132,3 @@ def run(
             record.tokens[: record.listed[0]].copy(), record.importance, record.head_importance
         ),
     )
-
-
-def _check_invariants(start: State, program: Program, record: Record) -> None:
-    """Assert what must hold of every run (section 8)."""
-    commands = program.commands
-    clears = np.flatnonzero((commands[:, OP] == RESET) & (commands[:, CLEAR_TOKENS] != 0))
-    expected = 0 if clears.size else int(start.importance.sum())
-    counted = commands[clears[-1] + 1 if clears.size else 0 :]
-    adds = counted[(counted[:, OP] == ROW) & (counted[:, ADD] != 0), NUMBER]
-    expected += int(record.added[adds].sum())
-    assert expected == record.importance.sum(), "importance is the sum of probabilities"
-    one = 1 << PROBABILITY_BITS
-    assert np.all(np.abs(record.added - one) <= one >> 7), "a row's probabilities sum to 1"

@@ -18,7 +18,7 @@ from algos.reference.vector import attention_heads
 from benchmarks.fuzz_networks import transformer
 from cosil.engines.attention import AttentionSpec
 from cosil.lowering import attention_layer
-from cosil.lowering.attention import Operands, State
+from cosil.lowering.attention import HeadsCommand, Operands, State, TokensCommand
 from cosil.lowering.attention_program import QUERY_BITS, program
 from cosil.packed import graph
 from cosil.packed.network import Node, PackedNetwork
@@ -213,3 +213,34 @@ def test_nan_is_refused() -> None:
     x = torch.full((1, 4, 2, 8), torch.nan, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"^attention: the query must not hold NaN$"):
         codes(x, NODES[0], "query", 12)
+
+
+def test_lowering_prunes_no_more_than_is_left() -> None:
+    """A node that keeps more than is left prunes nothing; fewer survivors go before the count."""
+    sequence = attention_layer.Sequence.begin(4, 16)
+    first, second, third = NODES
+    attention_layer.kept(first, sequence, [], [])
+    sequence.tokens = np.arange(6)
+    assert not [c for c in attention_layer.prologue(second, sequence) if hasattr(c, "tokens")]
+    assert TokensCommand(20, 5, 3) in attention_layer.prologue(third, sequence)
+
+
+@pytest.mark.parametrize(
+    ("heads", "tokens", "said"),
+    [
+        ([0, 2], [1, 1, 3], "kept ids increase"),
+        ([2, 0], [0, 1, 3], "kept ids increase"),
+        ([0, 2], [0, 1, 9], "second: no pruned tokens come back within a pass"),
+        ([0, 3], [0, 1, 3], "second: no pruned heads come back within a pass"),
+    ],
+)
+def test_ids_that_an_engine_may_not_keep(heads: list[int], tokens: list[int], said: str) -> None:
+    """What an engine says it kept is held against what was left: seeded violations."""
+    node = replace(NODES[1], name="second")
+    sequence = attention_layer.Sequence.begin(0, 9)
+    sequence.heads = np.array([0, 1, 2])
+    commands = [HeadsCommand(4, 2), TokensCommand(9, 3)]
+    attention_layer.kept(node, sequence, list(commands), [np.array([0, 2]), np.array([0, 1, 3])])
+    sequence.tokens, sequence.heads = np.arange(9), np.array([0, 1, 2])
+    with pytest.raises(AssertionError, match=said):
+        attention_layer.kept(node, sequence, list(commands), [np.array(heads), np.array(tokens)])

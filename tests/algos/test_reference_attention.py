@@ -125,7 +125,7 @@ def programs(draw: st.DrawFn) -> tuple[list[Command], Operands, State]:
             )
         elif kind == "t":
             total = int(rng.integers(1, 17))
-            listed = int(rng.integers(1, total + 1))
+            listed = int(rng.integers(1, min(total, listed) + 1))
             commands.append(TokensCommand(total, listed))
         elif kind == "h":
             commands.append(HeadsCommand(3, int(rng.integers(1, 4))))

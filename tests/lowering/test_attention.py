@@ -102,6 +102,15 @@ def test_split_key_gives_both_planes() -> None:
             r"^attention: n of command 1 must be at most the list's 5 tokens, not 7$",
         ),
         ([TokensCommand(20, 21)], r"^attention: k of command 0 must be in 1\.\.20, not 21$"),
+        (
+            [TokensCommand(20, 5), TokensCommand(20, 6)],
+            r"^attention: k of command 1 must be at most the 5 tokens that are left, not 6; "
+            r"keep fewer, or begin a pass with a ResetCommand$",
+        ),
+        (
+            [ResetCommand(9), TokensCommand(20, 10)],
+            r"^attention: k of command 1 must be at most the 9 tokens that are left, not 10; ",
+        ),
         ([HeadsCommand(5, 1)], r"^attention: heads of command 0 must be in 1\.\.4, not 5$"),
         ([ROW, ROW], r"^attention: there must be a query for each of the 2 rows, not 1$"),
     ],

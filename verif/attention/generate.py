@@ -82,10 +82,9 @@ def random_commands(spec: AttentionSpec, rng: np.random.Generator, count: int) -
     for number in range(count):
         what = str(rng.choice(["row", "tokens", "heads", "reset"], p=[0.7, 0.13, 0.1, 0.07]))
         if what == "tokens":
-            # A pass that prunes as it should, or anything that the engine admits.
-            lawful = rng.integers(4) > 0
-            pool = total if lawful else int(rng.integers(1, tokens + 1))
-            listed = int(rng.integers(1, (min(listed, pool) if lawful else pool) + 1))
+            # The tokens of the pass, as it should be, or others, which the engine admits.
+            pool = total if rng.integers(4) else int(rng.integers(1, tokens + 1))
+            listed = int(rng.integers(1, min(listed, pool) + 1))
             recent = int(rng.choice([0, 0, 1, listed, int(rng.integers(0, listed + 1))]))
             program.append(TokensCommand(pool, listed, recent))
         elif what == "heads":

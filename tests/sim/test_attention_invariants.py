@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The invariants of every run of the attention engine notice what breaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from cosil.engines.attention import AttentionSpec
+from cosil.lowering.attention import (
+    LSB_ALWAYS,
+    Command,
+    HeadsCommand,
+    Operands,
+    ResetCommand,
+    RowCommand,
+    State,
+    TokensCommand,
+    power_up,
+)
+from sim.attention import fast
+from sim.attention.counts import NAMES
+from sim.attention.invariants import check_run
+from sim.attention.plan import (
+    STALL_NAMES,
+    Program,
+    Record,
+    make_plan,
+    make_program,
+    make_record,
+    make_selectors,
+)
+from sim.lib.stalls import flatten
+
+SPEC = AttentionSpec(head_dim=8, multipliers=16, max_tokens=32, max_heads=4)
+ROW = RowCommand(9, 4, 0, 0, 0, 0, 40000, 33, 30000, 30)
+COMMANDS: list[Command] = [
+    ResetCommand(12),
+    ROW,
+    replace(ROW, n=12, values=0, lsb_low=LSB_ALWAYS[0], lsb_high=LSB_ALWAYS[1], msb_bits=6),
+    TokensCommand(12, 10, 3),
+    ROW,
+    HeadsCommand(4, 2),
+    TokensCommand(12, 6, 3),
+    replace(ROW, n=6, add_importance=False),
+    TokensCommand(12, 2, 2),
+]
+"""The last selection keeps fewer than were protected before, so protected ones only."""
+
+
+class Finished(NamedTuple):
+    """What `check_run` looks at."""
+
+    start: State
+    program: Program
+    record: Record
+    counts: dict[str, int]
+
+
+def finished(commands: list[Command]) -> Finished:
+    """Run commands on the fast model."""
+    rng = np.random.default_rng(1)
+    memory = (rng.integers(-128, 128, (32, 8)).astype(np.int8) for _ in range(2))
+    query = rng.integers(-2048, 2048, (9, 8)).astype(np.int16)
+    lsb = rng.integers(0, 16, (32, 8)).astype(np.uint8)
+    key, value = memory
+    program = make_program(commands, Operands(query, key, lsb, value))
+    start = power_up(SPEC)
+    record = make_record(SPEC, program, start)
+    selectors = make_selectors(SPEC)
+    _, selected = fast.simulate(
+        make_plan(SPEC, 2, None), selectors, program, flatten(None, STALL_NAMES), record
+    )
+    counts = dict(zip(NAMES, [*record.counts.tolist(), *selected], strict=True))
+    return Finished(start, program, record, counts)
+
+
+def _importance(run: Finished) -> None:
+    run.record.importance[3] += 1
+
+
+def _row(run: Finished) -> None:
+    # Both sums, so that only the row's own is wrong.
+    run.record.added[0] += 1 << 16
+    run.record.importance[0] += 1 << 16
+
+
+def _key_bytes(run: Finished) -> None:
+    run.counts["k_msb_bytes"] += 6
+
+
+def _lsb_bytes(run: Finished) -> None:
+    run.record.redo[0] = 1
+
+
+def _value_bytes(run: Finished) -> None:
+    run.counts["v_bytes"] -= 8
+
+
+def _selected(run: Finished) -> None:
+    run.counts["value_items"] += 1
+
+
+def _products(run: Finished) -> None:
+    run.counts["mac_pv"] += SPEC.head_dim
+
+
+def _order(run: Finished) -> None:
+    run.record.kept[:2] = run.record.kept[1::-1]
+
+
+def _heads(run: Finished) -> None:
+    run.record.kept[11] = run.record.kept[10]
+
+
+def _returned(run: Finished) -> None:
+    first, second = set(run.record.kept[:10].tolist()), run.record.kept[12:18]
+    (gone, *_) = sorted(set(range(12)) - first)
+    second[:] = sorted([gone, *sorted(set(second.tolist()) - {gone})[1:]])
+
+
+def _list(run: Finished) -> None:
+    run.record.tokens[0] += 1
+
+
+@pytest.mark.parametrize(
+    ("violate", "said"),
+    [
+        (_importance, "importance is the sum of probabilities"),
+        (_row, "a row's probabilities sum to 1"),
+        (_key_bytes, "k_msb_bytes are the bits that were fetched"),
+        (_lsb_bytes, "k_lsb_bytes are the bits that were fetched"),
+        (_value_bytes, "v_bytes are the bits that were fetched"),
+        (_selected, "the selector emits the values that are kept"),
+        (_products, "probabilities meet kept values only"),
+        (_order, "kept ids increase"),
+        (_heads, "kept ids increase"),
+        (_returned, "no pruned token comes back within a pass"),
+        (_list, "the list is what was kept"),
+    ],
+)
+def test_a_violation_is_noticed(violate: Callable[[Finished], None], said: str) -> None:
+    """A sound run passes; the same with one number changed is refused by the rule it breaks."""
+    run = finished(COMMANDS)
+    check_run(*run)
+    violate(run)
+    with pytest.raises(AssertionError, match=said):
+        check_run(*run)
+
+
+def test_a_growing_list_is_noticed() -> None:
+    """The commands of another pass: what was kept is more than was there."""
+    run = finished([ResetCommand(12), ROW, TokensCommand(12, 9)])
+    shorter = finished([ResetCommand(8), replace(ROW, n=8), TokensCommand(8, 4)])
+    run.program.commands[0] = shorter.program.commands[0]
+    with pytest.raises(AssertionError, match="survivors do not grow"):
+        check_run(*run)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        # Other tokens than the pass's: an id of the list before may not be among them.
+        [ResetCommand(12), ROW, TokensCommand(12, 6), TokensCommand(4, 4)],
+        # What was protected is judged by its sum: an earlier loser may beat it.
+        [ResetCommand(12), ROW, TokensCommand(12, 6, 5), TokensCommand(12, 6)],
+    ],
+)
+def test_what_the_cascade_does_not_promise(commands: list[Command]) -> None:
+    """Outside the conditions of section 1 a token comes back, and that is no error of the model."""
+    run = finished(commands)
+    first, second = run.record.kept[:6], run.record.kept[6:]
+    assert not set(second.tolist()) <= set(first.tolist())
+    check_run(*run)
