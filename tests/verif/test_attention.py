@@ -46,6 +46,7 @@ from verif.attention.cases import (
 )
 from verif.attention.check import expect, key_lists, streams, verify
 from verif.attention.generate import mutant_cases, random_case
+from verif.attention.invariants import Invariants
 from verif.attention.specs import LARGE, SMALL
 from verif.lib.mutants import Mutant
 from verif.lib.report import assert_caught, assert_passed
@@ -324,3 +325,70 @@ def test_cases_cover_what_they_should() -> None:
                     seen[f"value {bits}"] += row.value_bits == bits
     assert min(seen.values()) >= 3, seen
     assert len(seen) == 30
+
+
+# -- invariants --------------------------------------------------------------------------------
+
+
+def _program(spec: AttentionSpec) -> list[Command]:
+    row = replace(random_case(spec, 0).rows[0], n=6, values=3, value=(1 << 32) - 2)
+    return [
+        ResetCommand(9), row, replace(row, values=0), TokensCommand(9, 4, 1), HeadsCommand(3, 2),
+        replace(row, n=4, values=2), TokensCommand(9, 3, 1),
+    ]  # fmt: skip
+
+
+def _say(spec: AttentionSpec, invariants: Invariants, beats: list[list[int]]) -> None:
+    """Offer what a device says to `_program`: value rows and kept ids, in the program's order."""
+    for number, ids in enumerate(beats):
+        if number in (0, 3):
+            for beat in requests(spec, (1 << 32) - 2, ids):
+                invariants.value_request(beat)
+        else:
+            for beat in kept_beats(spec, ids):
+                invariants.kept(beat)
+
+
+SOUND = [[0, 2, 5], [1, 2, 5, 8], [0, 2], [1, 5], [2, 5, 8]]
+
+
+def test_invariants_of_a_sound_device() -> None:
+    """Resets and rows without values are passed over; a surplus beat is not."""
+    spec = SMALL["split"]
+    invariants = Invariants(spec, _program(spec))
+    _say(spec, invariants, SOUND)
+    with pytest.raises(AssertionError, match="no beat comes after the last command's"):
+        invariants.kept(kept_beats(spec, [1])[0])
+
+
+@pytest.mark.parametrize(
+    ("at", "ids", "said"),
+    [
+        (0, [0, 5, 2], "kept ids increase"),
+        (0, [0, 2, 6], "only kept rows are read"),
+        (0, [0, 2, 3, 5], "a row reads the values that it keeps"),
+        (1, [1, 5, 2, 8], "kept ids increase"),
+        (1, [1, 5, 8], "a selection keeps as many as it was asked for"),
+        (2, [2, 0], "kept ids increase"),
+        (3, [1, 3], "only kept rows are read"),
+        (4, [1, 3, 8], "no pruned token comes back within a pass"),
+    ],
+)
+def test_invariants_notice_a_broken_device(at: int, ids: list[int], said: str) -> None:
+    """One beat's rows or ids changed: the rule that they break is named."""
+    spec = SMALL["split"]
+    with pytest.raises(AssertionError, match=said):
+        _say(spec, Invariants(spec, _program(spec)), [*SOUND[:at], ids, *SOUND[at + 1 :]])
+
+
+def test_invariants_know_the_order_of_beats() -> None:
+    """Values before their row's turn, or ids in place of values."""
+    spec = SMALL["split"]
+    with pytest.raises(AssertionError, match="beats come in the order of the commands"):
+        Invariants(spec, _program(spec)).kept(kept_beats(spec, [1, 2, 5, 8])[0] | 1 << 34)
+    grown = Invariants(spec, [ResetCommand(4), TokensCommand(4, 2), TokensCommand(4, 3)])
+    beats = [beat for ids in ([0, 3], [0, 2, 3]) for beat in kept_beats(spec, ids)]
+    for beat in beats[:-1]:
+        grown.kept(beat)
+    with pytest.raises(AssertionError, match="survivors do not grow"):
+        grown.kept(beats[-1])

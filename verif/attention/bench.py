@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import cocotb
@@ -21,6 +22,7 @@ from verif.attention.cases import (
     requested,
 )
 from verif.attention.counts import action_counts, causes
+from verif.attention.invariants import Invariants
 from verif.lib.bench import HarnessMap, TestBench, run_batch
 from verif.lib.cases import stall_list
 from verif.lib.memory import RowMemory
@@ -53,6 +55,8 @@ class AttentionBench(TestBench):
         self._keys = RowMemory(self.drivers["i_k"], row_bits)
         self._values = RowMemory(self.drivers["i_v"], row_bits)
         self._scoreboard = Scoreboard({}, Verdict())
+        self._invariants = Invariants(spec, [])
+        self._broken: list[str] = []
         self._images: dict[str, list[int]] = {}
         self._numbers: Counter[str] = Counter()
         self._traffic: Counter[str] = Counter()
@@ -68,6 +72,14 @@ class AttentionBench(TestBench):
         self._scoreboard.take(cycle, _KINDS.index(kind) * _SPACE + number, payload)
         return number
 
+    def _hold(self, check: Callable[[int], None], payload: int) -> None:
+        """Hold a beat against what the device said before; the first break makes the rest moot."""
+        if not self._broken:
+            try:
+                check(payload)
+            except AssertionError as error:
+                self._broken.append(str(error))
+
     def _take_output(self, cycle: int, payload: int) -> None:
         self._compare(cycle, "outputs", payload)
         if payload >> 32 + 16 * self._spec.out_lanes:
@@ -75,6 +87,7 @@ class AttentionBench(TestBench):
 
     def _take_kept(self, cycle: int, payload: int) -> None:
         self._compare(cycle, "kept", payload)
+        self._hold(self._invariants.kept, payload)
         lanes = self._spec.lanes
         self._traffic["ids"] += (payload >> 16 * lanes & (1 << lanes) - 1).bit_count()
 
@@ -88,6 +101,7 @@ class AttentionBench(TestBench):
     def _take_value_request(self, cycle: int, payload: int) -> None:
         rows = requested(self._spec.lanes, payload)
         self._account("value_requests", "v_bytes", cycle, payload, rows)
+        self._hold(self._invariants.value_request, payload)
         self._values.request(cycle, self._images["value"], rows)
 
     def _account(
@@ -126,6 +140,8 @@ class AttentionBench(TestBench):
             for number, payload in enumerate(getattr(want, kind))
         }
         self._scoreboard = Scoreboard(expected, verdict)
+        self._invariants = Invariants(self._spec, case.jobs)
+        self._broken.clear()
         self._numbers.clear()
         self._traffic.clear()
         self._seen = {name: [] for name in MILESTONES}
@@ -184,6 +200,8 @@ class AttentionBench(TestBench):
         return cycle, observed
 
     def _judge(self, verdict: Verdict, want: Expected, cycles: int, observed: Counter[int]) -> None:
+        for rule in self._broken:
+            verdict.fail("bits_equal", f"does not hold: {rule}")
         if cycles != want.cycles:
             verdict.fail("cycles_equal", f"expected {want.cycles} cycles, got {cycles}")
         verdict.compare("cycles_equal", want.milestones, self._seen)
