@@ -30,7 +30,7 @@ from algos.reference.w4a8 import (
     unpack_columns,
     unpack_int4,
 )
-from cosil.lowering.gemm import conv_geometry
+from cosil.lowering.conv import conv_geometry
 from cosil.packed.network import Node, PackedNetwork, Value
 from cosil.packed.tensor import PackedTensor
 

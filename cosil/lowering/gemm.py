@@ -12,15 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.lowering.conv import Pair, check_codes, conv_geometry, conv_images, im2col
 from cosil.lowering.w4a8 import FLAG_RELU, FLAG_WIDE, Job, Operands
 from cosil.packed.network import Node
 from cosil.packed.tensor import PackedTensor
-
-Pair = tuple[int, int]
 
 
 def gemm_job(
@@ -64,7 +62,7 @@ def gemm_job(
     ValueError
         If the weight does not suit the array, or shapes disagree.
     """
-    _check_codes(codes, 2)
+    check_codes(codes, 2)
     n, k = _check_weight(spec, weight)
     if codes.shape[1] != k:
         raise ValueError(
@@ -114,7 +112,7 @@ def conv_jobs(
             "conv2d: a convolution needs an array with epilogue 'fixed', "
             f"not {spec.epilogue!r}; give the machine a fixed-point array"
         )
-    _check_codes(x, 4)
+    check_codes(x, 4)
     n, k = _check_weight(spec, weight)
     channels = x.shape[1]
     if groups < 1 or channels % groups or n % groups:
@@ -213,22 +211,8 @@ def conv_output(
     """Join the outputs of a convolution's jobs, one per group, to [B, N, OH, OW]."""
     if len(jobs) != groups:
         raise ValueError(f"conv2d: {groups} jobs are required, one per group, not {len(jobs)}")
-    batch, _, height, width = in_shape
-    oh, ow = conv_size((height, width), kernel, stride, padding, dilation)
     joined = np.concatenate([output(job, y) for job, y in zip(jobs, ys, strict=True)], axis=1)
-    return np.ascontiguousarray(joined.reshape(batch, oh, ow, -1).transpose(0, 3, 1, 2))
-
-
-def conv_geometry(node: Node) -> dict[str, Any]:
-    """Return kernel, stride, padding, dilation and groups of a conv2d node as keyword arguments."""
-    attrs = node.attrs
-    geometry: dict[str, Any] = {
-        "kernel": pair(attrs["kernel"]),
-        "groups": int(attrs.get("groups", 1)),
-    }
-    for key, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        geometry[key] = pair(attrs.get(key, (default, default)))
-    return geometry
+    return conv_images(joined, in_shape, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
 def output(job: Job, y: NDArray[Any]) -> NDArray[Any]:
@@ -244,56 +228,6 @@ def output(job: Job, y: NDArray[Any]) -> NDArray[Any]:
     if job.y_stride == job.n:
         return flat[job.y_base : end].reshape(job.m, job.n)
     return flat[job.y_base + rows + np.arange(job.n)]
-
-
-def im2col(
-    x: NDArray[np.int8],
-    kernel: Pair,
-    *,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-) -> NDArray[np.int8]:
-    """Unfold images into GEMM rows.
-
-    Parameters
-    ----------
-    x : int8[B, C, H, W]
-        Activation codes.
-
-    Returns
-    -------
-    int8[B * OH * OW, C * kh * kw]
-        Row (b, oh, ow), column (c, kh, kw); outside the image the code is 0.
-    """
-    _check_codes(x, 4)
-    batch, channels, height, width = x.shape
-    oh, ow = conv_size((height, width), kernel, stride, padding, dilation)
-    padded = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-    reach = ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
-    windows = sliding_window_view(padded, reach, axis=(2, 3))
-    windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
-    rows = windows.transpose(0, 2, 3, 1, 4, 5)
-    return np.ascontiguousarray(rows).reshape(batch * oh * ow, channels * kernel[0] * kernel[1])
-
-
-def conv_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """Return (OH, OW) of a convolution or pooling; refuse a kernel that does not fit."""
-    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
-        raise ValueError(
-            "conv2d: stride and dilation must be at least 1 and padding at least 0, "
-            f"not {stride}, {dilation} and {padding}"
-        )
-    out: list[int] = []
-    for i in range(2):
-        span = size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1
-        if span < 0:
-            raise ValueError(
-                f"conv2d: kernel {kernel} with dilation {dilation} does not fit an image of {size} "
-                f"with padding {padding}"
-            )
-        out.append(span // stride[i] + 1)
-    return out[0], out[1]
 
 
 def _job(
@@ -384,16 +318,6 @@ def _flags(spec: W4A8Spec, *, relu: bool, wide: bool) -> int:
     return FLAG_RELU * relu | FLAG_WIDE * wide
 
 
-def _check_codes(codes: NDArray[Any], ndim: int) -> None:
-    if codes.dtype != np.int8:
-        raise TypeError(f"gemm: activation codes must be int8, not {codes.dtype}")
-    if codes.ndim != ndim or 0 in codes.shape:
-        raise ValueError(
-            f"gemm: activation codes must have {ndim} dimensions, none empty, "
-            f"not shape {codes.shape}"
-        )
-
-
 def _check_weight(spec: W4A8Spec, weight: PackedTensor) -> Pair:
     """Return (N, K) of a weight that suits the array."""
     if weight.codec != "int4":
@@ -435,9 +359,3 @@ def _check_array(
         raise TypeError(f"gemm: {name} must be {dtype}, not {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"gemm: {name} must have the shape {shape}, not {array.shape}")
-
-
-def pair(value: Any) -> Pair:
-    """Return an attribute of two integers (kernel, stride, padding, dilation)."""
-    first, second = value
-    return int(first), int(second)

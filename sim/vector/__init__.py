@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosil.lowering.gemm import pair
+from cosil.lowering.conv import pair
 from cosil.lowering.tables import position_rows
 from cosil.packed.network import Node
 from sim.vector import half, integer

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.lowering.conv import im2col
 from cosil.lowering.gemm import (
     conv_jobs,
     conv_output,
     gemm_job,
-    im2col,
     layer_jobs,
     layer_output,
     output,
