@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -140,20 +138,3 @@ def test_illegal_values_are_named(fields: dict[str, object], message: str) -> No
     """A wrong field raises one line that says what is legal."""
     with pytest.raises(ValueError, match=message):
         AttentionSpec(**fields)  # pyright: ignore[reportArgumentType]
-
-
-@given(specs())
-def test_toml_round_trip(spec: AttentionSpec) -> None:
-    """A spec survives TOML."""
-    table = tomllib.loads(spec.to_toml())
-    assert table["engine"] == "attention"
-    assert spec == AttentionSpec.from_dict(table)
-
-
-def test_from_toml_reads_a_file(tmp_path: Path) -> None:
-    """A file gives the spec; an unknown key names the known ones."""
-    path = tmp_path / "a.toml"
-    path.write_text(AttentionSpec(head_dim=16, multipliers=64).to_toml(), encoding="utf-8")
-    assert AttentionSpec(head_dim=16, multipliers=64) == AttentionSpec.from_toml(path)
-    with pytest.raises(ValueError, match=r"^attention: unknown parameter 'heads'; known are "):
-        AttentionSpec.from_dict({"heads": 3})

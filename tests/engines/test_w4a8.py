@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,18 +63,6 @@ def test_closed_form_is_refused_outside_its_domain() -> None:
         W4A8Spec(double_buffer=False).latency(1, 1, 1)
     with pytest.raises(ValueError, match=r"^w4a8: the closed form of ws needs at least 16 "):
         W4A8Spec(dataflow="ws", epilogue_lanes=8).latency(1, 99, 1)
-
-
-def test_spec_files_round_trip(tmp_path: Path) -> None:
-    """A spec written as TOML reads back equal, and an unknown key lists the known ones."""
-    spec = W4A8Spec(8, 5, "ws", "group", epilogue="fixed", epilogue_lanes=2, double_buffer=False)
-    path = tmp_path / "spec.toml"
-    path.write_text(spec.to_toml(), encoding="utf-8")
-    assert spec == W4A8Spec.from_toml(path)
-    with pytest.raises(
-        ValueError, match=r"^w4a8: unknown parameter 'rows'; known are array_rows, "
-    ):
-        W4A8Spec.from_dict({"rows": 4})
 
 
 @pytest.mark.parametrize(
