@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from energy_models.lib.tables import read_table
 from energy_models.lib.technology import (
+    CLOCK_HZ,
     TECHNOLOGIES,
     ZERO,
     Estimate,
@@ -35,11 +36,15 @@ class Action(Generic[Spec]):
         (spec, technology) -> pJ of one action; for a stream, of one transfer without the memory.
     stream_bits : callable or None
         spec -> bits that one transfer moves from or to the memory; None if it moves none.
+    free : bool
+        Whether it costs nothing: others pay for it, or it is in the model where physics is in the
+        hardware.
     """
 
     component: str
     cost: Callable[[Spec, Technology], Estimate]
     stream_bits: Callable[[Spec], int] | None = None
+    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class Breakdown:
         The estimate, and the range that the sources leave open.
     technology, memory : str
         Names of the tables; no memory is "none".
+    alternatives : mapping of str to mapping of str to float
+        Where published models of an action disagree: name of the model -> pJ by component under it
+        alone. `total_pj` is then between them, and `low_pj` to `high_pj` covers them all.
     """
 
     components: Mapping[str, float]
@@ -65,6 +73,7 @@ class Breakdown:
     high_pj: float
     technology: str
     memory: str
+    alternatives: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +88,17 @@ class EnergyModel(Generic[Spec]):
         How each counted action is priced; the simulator and the bench count the same names.
     areas : callable
         (spec, technology) -> cell and memory area in µm² by component.
+    alternatives : mapping of str to mapping of str to Action
+        Name of a published model -> the actions that it prices, each of the component that it has
+        in `actions`, which holds what lies between the models.
     """
 
     engine: str
     actions: Mapping[str, Action[Spec]]
     areas: Callable[[Spec, Technology], dict[str, Estimate]]
+    alternatives: Mapping[str, Mapping[str, Action[Spec]]] = field(
+        default_factory=dict[str, Mapping[str, Action[Spec]]]
+    )
 
     def energy(
         self,
@@ -92,6 +107,7 @@ class EnergyModel(Generic[Spec]):
         *,
         technology: str = TECHNOLOGIES[0],
         memory: str = MEMORIES[0],
+        clock_hz: float = CLOCK_HZ,
     ) -> Breakdown:
         """Return the dynamic energy of a run.
 
@@ -104,6 +120,8 @@ class EnergyModel(Generic[Spec]):
             Table of costs.
         memory : {"lpddr4", "hbm2", "ddr3", "sram_1mb"}
             What is behind the streams; no matter where both their ends are on the chip.
+        clock_hz : float
+            Clock; no matter but where a cost depends on a rate.
 
         Raises
         ------
@@ -115,7 +133,7 @@ class EnergyModel(Generic[Spec]):
                 raise ValueError(
                     f"{self.engine}: unknown action {name!r}; known are {', '.join(self.actions)}"
                 )
-        tech = load_technology(technology)
+        tech = load_technology(technology, clock_hz)
         per_bit = memory_pj_per_bit(memory, tech)
         by_component: dict[str, float] = {}
         by_action: dict[str, float] = {}
@@ -129,6 +147,13 @@ class EnergyModel(Generic[Spec]):
                 by_component[component] = by_component.get(component, 0.0) + part.value
                 by_action[name] = by_action.get(name, 0.0) + part.value
                 total += part
+        alternatives: dict[str, Mapping[str, float]] = {}
+        for model, replaced in self.alternatives.items():
+            parts_pj = dict(by_component)
+            for name, action in replaced.items():
+                change = action.cost(spec, tech).value - self.actions[name].cost(spec, tech).value
+                parts_pj[action.component] += change * counts.get(name, 0)
+            alternatives[model] = MappingProxyType(parts_pj)
         outside = any(action.stream_bits is not None for action in self.actions.values())
         return Breakdown(
             MappingProxyType(by_component),
@@ -138,9 +163,12 @@ class EnergyModel(Generic[Spec]):
             total.high,
             technology,
             memory if outside else "none",
+            MappingProxyType(alternatives),
         )
 
-    def area(self, spec: Spec, *, technology: str = TECHNOLOGIES[0]) -> dict[str, Estimate]:
+    def area(
+        self, spec: Spec, *, technology: str = TECHNOLOGIES[0], clock_hz: float = CLOCK_HZ
+    ) -> dict[str, Estimate]:
         """Return the cell and memory area in µm² by component, without wires and control logic.
 
         Raises
@@ -148,7 +176,7 @@ class EnergyModel(Generic[Spec]):
         ValueError
             If the technology is unknown.
         """
-        return self.areas(spec, load_technology(technology))
+        return self.areas(spec, load_technology(technology, clock_hz))
 
 
 def stream(bits: Callable[[Spec], int], *, on_chip: bool = False) -> Action[Spec]:
@@ -161,6 +189,16 @@ def stream(bits: Callable[[Spec], int], *, on_chip: bool = False) -> Action[Spec
         return tech.register_pj(bits(spec))
 
     return Action("streams", cost, None if on_chip else bits)
+
+
+def unpriced(component: str) -> Action[Any]:
+    """Return an action that is counted and costs nothing."""
+
+    def cost(spec: object, tech: Technology) -> Estimate:
+        del spec, tech
+        return ZERO
+
+    return Action(component, cost, free=True)
 
 
 def memory_pj_per_bit(name: str, tech: Technology) -> Estimate:

@@ -14,6 +14,9 @@ from energy_models.lib.tables import read_table
 TECHNOLOGIES = ("asap7", "horowitz45")
 """Complete technologies, the default first. They disagree: a report names both."""
 
+CLOCK_HZ = 500e6
+"""Clock where none is given. Only what depends on a rate, such as a converter, asks for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -55,6 +58,8 @@ class Technology:
         What every cost is scaled to.
     costs, areas : mapping
         The entries of the table.
+    clock_hz : float
+        For costs that depend on a rate.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Technology:
     voltage_v: float
     costs: Mapping[str, Mapping[str, Any]]
     areas: Mapping[str, Mapping[str, Any]]
+    clock_hz: float = CLOCK_HZ
 
     # -- energy in pJ ------------------------------------------------------------------------
 
@@ -116,10 +122,10 @@ class Technology:
         entry = self.areas["sram"]
         return self._area("sram", 1) * _power_law(entry, capacity_bytes, width_bits)
 
-    # ----------------------------------------------------------------------------------------
+    # -- entries of other tables ---------------------------------------------------------------
 
-    def _energy(self, name: str, bits: float) -> Estimate:
-        entry = self.costs[name]
+    def scaled_pj(self, entry: Mapping[str, Any], bits: float = 1) -> Estimate:
+        """Return an energy entry of any table at this node and voltage."""
         factor = 1.0
         if "scaling" in entry:
             factor = energy_factor(
@@ -127,19 +133,27 @@ class Technology:
             )
         return _estimate(entry, bits, factor)
 
-    def _area(self, name: str, bits: float) -> Estimate:
-        entry = self.areas[name]
+    def scaled_um2(self, entry: Mapping[str, Any], bits: float = 1) -> Estimate:
+        """Return an area entry of any table at this node."""
         factor = 1.0
         if "scaling" in entry:
             factor = area_factor(entry["scaling"], entry["node_nm"], self.node_nm)
         return _estimate(entry, bits, factor)
 
+    # ----------------------------------------------------------------------------------------
+
+    def _energy(self, name: str, bits: float) -> Estimate:
+        return self.scaled_pj(self.costs[name], bits)
+
+    def _area(self, name: str, bits: float) -> Estimate:
+        return self.scaled_um2(self.areas[name], bits)
+
     def _sram(self, name: str, capacity_bytes: float, width_bits: int) -> float:
         return _power_law(self.costs[name], capacity_bytes, width_bits)
 
 
-def load_technology(name: str) -> Technology:
-    """Return the technology of that name.
+def load_technology(name: str, clock_hz: float = CLOCK_HZ) -> Technology:
+    """Return the technology of that name, at a clock.
 
     Raises
     ------
@@ -156,15 +170,16 @@ def load_technology(name: str) -> Technology:
         table["voltage_v"],
         table["costs"],
         table["areas"],
+        clock_hz,
     )
 
 
 def _estimate(entry: Mapping[str, Any], bits: float, factor: float) -> Estimate:
-    value = factor * (_interpolate(entry["points"], bits) if "points" in entry else entry["value"])
+    value = factor * (interpolate(entry["points"], bits) if "points" in entry else entry["value"])
     return Estimate(value, value / entry["uncertainty"], value * entry["uncertainty"])
 
 
-def _interpolate(points: Mapping[int, float], bits: float) -> float:
+def interpolate(points: Mapping[int, float], bits: float) -> float:
     """Return the value at `bits`: a power law between neighbours, or beyond the last two."""
     known = sorted(points)
     if len(known) == 1:
