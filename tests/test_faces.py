@@ -19,6 +19,14 @@ FOLDERS = {
     "bench": "verif",
     "energy": "energy_models",
 }
+TESTS = {
+    "spec": "engines/test_{}.py",
+    "reference": "algos/test_reference_{}.py",
+    "simulator": "sim/test_{}.py",
+    "rtl": "rtl/test_{}.py",
+    "bench": "verif/test_{}.py",
+    "energy": "energy_models/test_{}.py",
+}
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -38,6 +46,13 @@ def test_face_loads(name: str, face: str) -> None:
     entry = ENGINES[name].load(face)
     if face in ("reference", "simulator", "rtl"):
         assert next(iter(inspect.signature(entry).parameters)) == "spec"
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("name", ENGINES)
+def test_face_has_its_tests(name: str, face: str) -> None:
+    """What holds for one engine only is tested under its stem, beside what holds for all."""
+    assert (ROOT / "tests" / TESTS[face].format(name)).exists()
 
 
 @pytest.mark.parametrize("name", ENGINES)

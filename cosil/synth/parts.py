@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a package says of its engine: one `EngineParts` each, and the table of them all."""
+"""What a package says of its engine: one `EngineParts` each, in the module of its name."""
 
 from __future__ import annotations
 
@@ -44,13 +44,6 @@ class EngineParts:
     job_stream: str = "job"
 
 
-_PARTS = {
-    "w4a8": "cosil.synth.w4a8:PARTS",
-    "topk": "cosil.synth.topk:PARTS",
-    "attention": "cosil.synth.attention:PARTS",
-}
-
-
 def numbered(beats: Sequence[int], last_at: int) -> list[list[int]]:
     """Return the results of a stream that ends jobs by its bit `last_at`, as `vectors` has them.
 
@@ -62,5 +55,5 @@ def numbered(beats: Sequence[int], last_at: int) -> list[list[int]]:
 
 
 def parts_of(engine: str) -> EngineParts:
-    """Return the parts of a registered engine."""
-    return resolve(_PARTS[engine])
+    """Return the parts of a registered engine, `PARTS` of the module of its name."""
+    return resolve(f"cosil.synth.{engine}:PARTS")
