@@ -173,7 +173,7 @@ def peers(spec: PimSpec, k: int, n: int) -> list[Peer]:
     law = "G.S.max(t_row, M.t_conv)" if spec.double_buffer else "G.S.(t_row + M.t_conv)"
     conversion = mnsim_adc_ns(spec.adc_bits)
     return [
-        Peer("cosil", law, spec.interval(k, n), "cycles", "the law that `cosil verify pim` asserts"),
+        Peer("cosil", law, spec.interval(k, n), "cycles", "the law that cosil verify asserts"),
         Peer(
             "PUMA", "t_ADC.(S + 2)", puma_ns(spec.adc_bits, spec.slices), "ns",
             "one ADC to 128 columns; rows beyond a crossbar run beside",
