@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory bandwidth as stall patterns of the engine's streams.
+"""Memory bandwidth as stall patterns of an engine's streams: the rule, and the array's beats.
 
 A job's beats are known before it runs. Its streams share the bandwidth in proportion to the bytes
 that they move: if all of a job's bytes take T cycles at full bandwidth, a stream with b beats may
@@ -11,6 +11,8 @@ them to the hardware; the cycles are therefore simulated, not a bound.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +71,32 @@ def job_bytes(spec: W4A8Spec, job: Job) -> int:
 
 def stalls(spec: W4A8Spec, job: Job, memory: Memory) -> dict[str, NDArray[np.bool_]]:
     """Return the stall patterns that hold a job to the memory's bandwidth."""
+    return patterns(beats(spec, job), beat_bytes(spec), memory)
+
+
+def patterns(
+    beats: Mapping[str, int], beat_bytes: Mapping[str, int], memory: Memory
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the stall pattern of each stream that would have to wait, by its name.
+
+    Parameters
+    ----------
+    beats, beat_bytes : mapping of str to int
+        Transfers of each stream in a job, and bytes of one; a stream that has none of the latter
+        does not touch the memory.
+    memory : Memory
+    """
     if not memory.bytes_per_cycle:
         return {}
-    cycles = job_bytes(spec, job) / memory.bytes_per_cycle
-    patterns: dict[str, NDArray[np.bool_]] = {}
-    for name, count in beats(spec, job).items():
+    cycles = sum(beats[name] * width for name, width in beat_bytes.items()) / memory.bytes_per_cycle
+    found: dict[str, NDArray[np.bool_]] = {}
+    for name in beat_bytes:
+        count = beats[name]
         if not count or count >= cycles:
             continue
         slots = max(1, int(count / cycles * PERIOD))
         free = np.arange(slots, dtype=np.int64) * PERIOD // slots
         pattern = np.ones(PERIOD, dtype=np.bool_)
         pattern[(free + 1 + memory.latency_cycles) % PERIOD] = False
-        patterns[name] = pattern
-    return patterns
+        found[name] = pattern
+    return found
