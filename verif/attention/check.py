@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,8 @@ from verif.attention.cases import (
     output_beats,
     requests,
 )
-from verif.lib import check
-from verif.lib.check import Source
+from verif.lib.check import EngineCheck
 from verif.lib.harness import Harness
-from verif.lib.report import Outcome
-from verif.lib.toolchain import Simulator
 
 
 def _harness(spec: AttentionSpec) -> Harness:
@@ -117,17 +113,5 @@ def key_lists(
     return lists
 
 
-def streams(spec: AttentionSpec) -> list[str]:
-    """Return the names of the engine's streams."""
-    return _source(spec).wiring.streams
-
-
-@cache
-def _source(spec: AttentionSpec) -> Source:
-    return Source.of(_harness(spec))
-
-
-def verify(spec: AttentionSpec, cases: Sequence[Case], simulator: Simulator) -> list[Outcome]:
-    """Run cases, broken hardware among them, on the generated engine (`verif.lib.check.verify`)."""
-    expected = [expect(spec, case) for case in cases]
-    return check.verify("verif.attention.bench", _source(spec), simulator, spec, cases, expected)
+_CHECK = EngineCheck("attention", _harness, expect)
+streams, verify = _CHECK.streams, _CHECK.verify

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rtl.lib.verilog import to_verilog
 from verif.lib.archive import save
@@ -18,6 +18,9 @@ from verif.lib.report import Outcome
 from verif.lib.runner import TOP, build, simulate
 from verif.lib.scoreboard import Verdict
 from verif.lib.toolchain import Simulator
+
+S = TypeVar("S")
+C = TypeVar("C", bound=Case[Any])
 
 
 class Source(NamedTuple):
@@ -39,51 +42,68 @@ class Source(NamedTuple):
         return cls(wiring, to_verilog(harness, name=TOP, clean=True))
 
 
-def verify(
-    module: str,
-    source: Source,
-    simulator: Simulator,
-    spec: Any,
-    cases: Sequence[Case[Any]],
-    expected: Sequence[Any],
-) -> list[Outcome]:
-    """Run cases on a device and compare.
+class EngineCheck(Generic[S, C]):
+    """Reference, simulator and hardware of one engine side by side.
 
     Parameters
     ----------
-    module : str
-        cocotb tests; one of them is `verif.lib.bench.run_batch` on the engine's bench.
-    source : Source
-        The device.
-    simulator : Simulator
-        HDL simulator.
-    spec, cases, expected : dataclass, sequence of Case, sequence
-        What the engine's bench needs; cross over by `verif.lib.archive`.
-
-    Returns
-    -------
-    list of Outcome
-        One for each case, in order.
-
-    Raises
-    ------
-    BenchError
-        If the model does not build, or the simulation does not run to its end.
+    engine : str
+        The stem: ``verif.<engine>.bench`` holds cocotb tests, one of which is
+        `verif.lib.bench.run_batch` on the engine's bench.
+    harness : callable
+        Spec -> the device in its harness.
+    expect : callable
+        (spec, case) -> what the bench has to see, as `verif.lib.archive` can save it.
     """
-    model = build(source.verilog, simulator)
-    with tempfile.TemporaryDirectory(prefix="cosil-bench-") as folder:
-        batch, results = Path(folder, "batch.npz"), Path(folder, "results.json")
-        save(
-            batch,
-            {"spec": spec, "wiring": source.wiring._asdict(), "cases": cases, "expected": expected},
-        )
-        simulate(
-            model, simulator, module, Path(folder),
-            {BATCH_VARIABLE: str(batch), RESULT_VARIABLE: str(results)},
-        )  # fmt: skip
-        rows = json.loads(results.read_text(encoding="utf-8"))
-    outcomes: list[Outcome] = []
-    for case, row in zip(cases, rows, strict=True):
-        assert row.pop("name") == case.name
-        outcomes.append(Outcome(case.name, case.mutant, row.pop("cycles"), Verdict(**row)))
-    return outcomes
+
+    def __init__(
+        self, engine: str, harness: Callable[[S], Harness], expect: Callable[[S, C], Any]
+    ) -> None:
+        self._bench = f"verif.{engine}.bench"
+        self._harness = harness
+        self._expect = expect
+        self._sources: dict[S, Source] = {}
+
+    def _source(self, spec: S) -> Source:
+        if spec not in self._sources:
+            self._sources[spec] = Source.of(self._harness(spec))
+        return self._sources[spec]
+
+    def streams(self, spec: S) -> list[str]:
+        """Return the names of the device's streams."""
+        return self._source(spec).wiring.streams
+
+    def verify(self, spec: S, cases: Sequence[C], simulator: Simulator) -> list[Outcome]:
+        """Run cases, broken hardware among them, on the generated device and compare.
+
+        Returns
+        -------
+        list of Outcome
+            One for each case, in order.
+
+        Raises
+        ------
+        AssertionError
+            If simulator and reference differ: then there is nothing to compare with.
+        BenchError
+            If the model does not build, or the simulation does not run to its end.
+        """
+        expected = [self._expect(spec, case) for case in cases]
+        source = self._source(spec)
+        model = build(source.verilog, simulator)
+        tree = {
+            "spec": spec, "wiring": source.wiring._asdict(), "cases": cases, "expected": expected,
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="cosil-bench-") as folder:
+            batch, results = Path(folder, "batch.npz"), Path(folder, "results.json")
+            save(batch, tree)
+            simulate(
+                model, simulator, self._bench, Path(folder),
+                {BATCH_VARIABLE: str(batch), RESULT_VARIABLE: str(results)},
+            )  # fmt: skip
+            rows = json.loads(results.read_text(encoding="utf-8"))
+        outcomes: list[Outcome] = []
+        for case, row in zip(cases, rows, strict=True):
+            assert row.pop("name") == case.name
+            outcomes.append(Outcome(case.name, case.mutant, row.pop("cycles"), Verdict(**row)))
+        return outcomes

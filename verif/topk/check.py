@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-
 import numpy as np
 import torch
 
@@ -13,11 +10,8 @@ from algos.reference.topk import reference
 from cosil.engines.topk import TopkSpec
 from rtl.topk import Topk
 from sim.topk import items, run
-from verif.lib import check
-from verif.lib.check import Source
+from verif.lib.check import EngineCheck
 from verif.lib.harness import Harness
-from verif.lib.report import Outcome
-from verif.lib.toolchain import Simulator
 from verif.topk.cases import MILESTONES, Case, Expected, item_beats
 
 
@@ -51,17 +45,5 @@ def expect(spec: TopkSpec, case: Case) -> Expected:
     return Expected(beats, milestones, result.counts, result.cycles_by_cause)
 
 
-def streams(spec: TopkSpec) -> list[str]:
-    """Return the names of the engine's streams."""
-    return _source(spec).wiring.streams
-
-
-@cache
-def _source(spec: TopkSpec) -> Source:
-    return Source.of(_harness(spec))
-
-
-def verify(spec: TopkSpec, cases: Sequence[Case], simulator: Simulator) -> list[Outcome]:
-    """Run cases, broken hardware among them, on the generated engine (`verif.lib.check.verify`)."""
-    expected = [expect(spec, case) for case in cases]
-    return check.verify("verif.topk.bench", _source(spec), simulator, spec, cases, expected)
+_CHECK = EngineCheck("topk", _harness, expect)
+streams, verify = _CHECK.streams, _CHECK.verify

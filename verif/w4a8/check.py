@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-
 import numpy as np
 
 from algos.reference.w4a8 import reference
@@ -13,11 +10,8 @@ from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.w4a8 import Job, Operands
 from rtl.w4a8 import W4A8
 from sim.w4a8 import run
-from verif.lib import check
-from verif.lib.check import Source
+from verif.lib.check import EngineCheck
 from verif.lib.harness import Harness
-from verif.lib.report import Outcome
-from verif.lib.toolchain import Simulator
 from verif.w4a8.cases import Case, Expected
 
 
@@ -55,17 +49,9 @@ def _bits(y: np.ndarray) -> np.ndarray:
     return y.astype(np.int16).view(np.uint16)
 
 
-def streams(spec: W4A8Spec) -> list[str]:
-    """Return the names of the array's streams."""
-    return _source(spec).wiring.streams
+def _expect_all(spec: W4A8Spec, case: Case) -> list[Expected]:
+    return [expect(spec, case, *job) for job in case.jobs]
 
 
-@cache
-def _source(spec: W4A8Spec) -> Source:
-    return Source.of(_harness(spec))
-
-
-def verify(spec: W4A8Spec, cases: Sequence[Case], simulator: Simulator) -> list[Outcome]:
-    """Run cases, broken hardware among them, on the generated array (`verif.lib.check.verify`)."""
-    expected = [[expect(spec, case, *job) for job in case.jobs] for case in cases]
-    return check.verify("verif.w4a8.bench", _source(spec), simulator, spec, cases, expected)
+_CHECK = EngineCheck("w4a8", _harness, _expect_all)
+streams, verify = _CHECK.streams, _CHECK.verify
