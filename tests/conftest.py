@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+
+from cosil.registry import ENGINES, resolve
 
 # Before torch or numba is imported: two workers with a thread per core each would fight for them.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -39,3 +43,17 @@ def data_folder() -> Path:
     folder = Path(named)
     assert folder.is_dir(), f"COSIL_DATA must name a folder, not {named!r}"
     return folder
+
+
+@pytest.fixture(scope="session")
+def specs_of() -> Callable[[str], Sequence[Any]]:
+    """Return a function: an engine's name -> its default spec, and those that its bench builds.
+
+    Together they have every axis of the spec.
+    """
+
+    def found(name: str) -> Sequence[Any]:
+        built = resolve(f"verif.{name}.specs")
+        return [ENGINES[name].load("spec")(), *built.SMALL.values(), *built.LARGE.values()]
+
+    return found

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from cosil.registry import ENGINES, resolve
 from energy_models.lib.pricing import MEMORIES, EnergyModel
 from energy_models.lib.technology import TECHNOLOGIES
 
+SpecsOf = Callable[[str], Sequence[Any]]
+
 MODELS: Mapping[str, EnergyModel[Any]] = {
     name: engine.load("energy") for name, engine in ENGINES.items()
 }
@@ -22,15 +24,9 @@ NONE_IN_SOME = {"survivor memory"}
 """Parts that not every engine of a kind has."""
 
 
-def specs(name: str) -> Sequence[Any]:
-    """Return the default engine, and those that its bench builds: every axis of the spec."""
-    built = resolve(f"verif.{name}.specs")
-    return [ENGINES[name].load("spec")(), *built.SMALL.values(), *built.LARGE.values()]
-
-
-def test_default_memory_and_technology_are_known() -> None:
+def test_default_memory_and_technology_are_known(specs_of: SpecsOf) -> None:
     """The first of each table is the default."""
-    result = MODELS["w4a8"].energy(specs("w4a8")[0], {})
+    result = MODELS["w4a8"].energy(specs_of("w4a8")[0], {})
     assert (result.technology, result.memory) == (TECHNOLOGIES[0], MEMORIES[0])
 
 
@@ -43,13 +39,15 @@ def test_actions_are_those_that_the_simulator_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(st.data())
-def test_components_and_actions_sum_to_the_total(name: str, data: st.DataObject) -> None:
+def test_components_and_actions_sum_to_the_total(
+    name: str, specs_of: SpecsOf, data: st.DataObject
+) -> None:
     """No energy is lost between the two views, and the estimate lies in its range."""
     model = MODELS[name]
     counted = st.dictionaries(st.sampled_from(sorted(model.actions)), st.integers(0, 10**12))
     memory = data.draw(st.sampled_from(MEMORIES))
     result = model.energy(
-        data.draw(st.sampled_from(specs(name))),
+        data.draw(st.sampled_from(specs_of(name))),
         data.draw(counted),
         technology=data.draw(st.sampled_from(TECHNOLOGIES)),
         memory=memory,
@@ -64,10 +62,10 @@ def test_components_and_actions_sum_to_the_total(name: str, data: st.DataObject)
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_every_action_costs_something(name: str) -> None:
+def test_every_action_costs_something(name: str, specs_of: SpecsOf) -> None:
     """No width makes an action free that has a price; parts of the area lie in their ranges."""
     model = MODELS[name]
-    for spec in specs(name):
+    for spec in specs_of(name):
         for technology in TECHNOLOGIES:
             for counted, action in model.actions.items():
                 total = model.energy(spec, {counted: 1}, technology=technology).total_pj
@@ -80,9 +78,9 @@ def test_every_action_costs_something(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_unknown_names_are_refused(name: str) -> None:
+def test_unknown_names_are_refused(name: str, specs_of: SpecsOf) -> None:
     """A misspelt count, table or memory never counts as zero."""
-    model, spec = MODELS[name], specs(name)[0]
+    model, spec = MODELS[name], specs_of(name)[0]
     known = ", ".join(model.actions)
     with pytest.raises(ValueError, match=rf"^{name}: unknown action 'zzz'; known are {known}$"):
         model.energy(spec, {"zzz": 1})

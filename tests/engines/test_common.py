@@ -5,27 +5,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cosil.engines.common import EngineSpec
-from cosil.registry import ENGINES, engine_of, resolve, spec_from_table
+from cosil.registry import ENGINES, engine_of, spec_from_table
 
-
-def specs(name: str) -> Sequence[EngineSpec]:
-    """Return the default engine, and those that its bench builds: every axis of the spec."""
-    built = resolve(f"verif.{name}.specs")
-    return [ENGINES[name].load("spec")(), *built.SMALL.values(), *built.LARGE.values()]
+SpecsOf = Callable[[str], Sequence[Any]]
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_spec_is_a_value(name: str) -> None:
+def test_spec_is_a_value(name: str, specs_of: SpecsOf) -> None:
     """A spec bears its engine's name, compares and hashes by its fields, and does not change."""
-    default, *others = specs(name)
+    default, *others = specs_of(name)
     assert default.ENGINE == name
     assert engine_of(default).name == name
     assert type(default)() == default
@@ -38,10 +33,10 @@ def test_spec_is_a_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_spec_files_round_trip(name: str, tmp_path: Path) -> None:
+def test_spec_files_round_trip(name: str, tmp_path: Path, specs_of: SpecsOf) -> None:
     """A spec written as TOML reads back equal, and its first line is the engine's name."""
     path = tmp_path / "spec.toml"
-    for spec in specs(name):
+    for spec in specs_of(name):
         path.write_text(spec.to_toml(), encoding="utf-8")
         assert spec == type(spec).from_toml(path)
         table = tomllib.loads(spec.to_toml())
