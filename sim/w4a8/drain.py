@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.lib.float16 import f32_to_f16, rne_shift, saturate
+from sim.lib.fixed_point import fixed_point
+from sim.lib.float16 import f32_to_f16
 from sim.lib.kernel import inner
 from sim.lib.stalls import Stalls
 from sim.w4a8.array import Array
@@ -180,16 +181,3 @@ def _epilogue(plan: Plan, drain: Drain, fetch: Fetch, array: Array, lanes: int) 
         for lane in range(lanes):
             c = d.lane0 + lane
             y[lane] = fixed_point(sums[c], column[c], plan.relu, plan.wide) & 0xFFFF
-
-
-@inner
-def fixed_point(acc: int, column: np.uint64, relu: int, wide: int) -> int:
-    """Return sat(RNE((acc + bias) * mult / 2**shift)), after relu if asked (section 1)."""
-    bias = np.int64(column & np.uint64(0xFFFFFFFF))
-    bias = (bias ^ 0x80000000) - 0x80000000
-    mult = np.int64((column >> np.uint64(32)) & np.uint64(0xFFFF))
-    shift = np.int64((column >> np.uint64(48)) & np.uint64(63))
-    value = rne_shift((np.int64(acc) + bias) * mult, shift)
-    if relu:
-        value = max(value, 0)
-    return saturate(value, -32768, 32767) if wide else saturate(value, -128, 127)
