@@ -214,7 +214,8 @@ def _integer(rng: Rng, parts: Parts) -> None:
 
 
 def _string(rng: Rng, parts: Parts) -> None:
-    words = ["int4", "raw", "twos", "offset", "fp16", "fixed", "w4a8", "vector", "i8", "f16", "U16"]
+    words = ["int4", "bitplane", "raw", "twos", "offset", "differential", "fp16", "fixed", "w4a8",
+             "pim", "vector", "i8", "f16", "U16"]  # fmt: skip
     holder, key = _place(rng, parts, str)
     holder[key] = _pick(rng, (*NAMES, *words, *words))
 

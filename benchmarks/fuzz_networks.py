@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random packed networks, a CNN and a transformer, that together use every operation."""
+"""Random packed networks: a CNN and a transformer use every operation, a CNN runs on `pim`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosil.packed import int4, raw
+from cosil.lowering.pim_transfer import Grid, noise_table, synthetic, with_errors
+from cosil.packed import bitplane, int4, raw
+from cosil.packed.decomposition import Decomposition, code_range, encoding, plane_weights, planes
 from cosil.packed.network import Node, PackedNetwork, Value
 from cosil.packed.tensor import PackedTensor
 
@@ -79,6 +81,94 @@ def cnn(seed: int = 0, *, width: int = 16) -> PackedNetwork:
     )  # fmt: skip
     inputs = (Value("image", "f32", (3, 8, 8)),)
     return PackedNetwork("fuzz-cnn", inputs, nodes, ("head",), {"method": "random", "seed": seed})
+
+
+def pim_layer(
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    *,
+    noise: float = 0.0,
+    errors: bool = False,
+    grid: str = "B",
+    **attrs: Any,
+) -> tuple[dict[str, Any], dict[str, PackedTensor]]:
+    """Return random attributes and tensors of a layer on engine `pim`.
+
+    Parameters
+    ----------
+    noise : float
+        Standard deviation in LSB; 0 for none.
+    errors : bool
+        Whether each column has a transfer table of its own, or all share the grid's.
+    grid : {"B", "A"}
+        Grid A has an LSB of 2 units from 3 on.
+    attrs
+        Replace the default attributes.
+    """
+    program: dict[str, Any] = {
+        "mode": "fixed", "decomposition": "bit_serial", "weight_bits": 4, "activation_bits": 4,
+        "slice_bits": 2, "adc_bits": 5, "group_rows": 12, "columns": 24, "mux": 4, "grid": grid,
+        "noise_seed": 5, **attrs,
+    }  # fmt: skip
+    if grid == "A":
+        program |= {"grid_lsb": 2, "grid_offset": 3}
+    decomposition: Decomposition = program["decomposition"]
+    bits, adc_bits, columns = (program[name] for name in ("weight_bits", "adc_bits", "columns"))
+    ideal = Grid(decomposition, bits, program["slice_bits"], program["group_rows"], adc_bits,
+                 program["grid"], program.get("grid_lsb", 1),
+                 program.get("grid_offset", 0))  # fmt: skip
+    table = ideal.table()[None]
+    if errors:
+        each = planes(decomposition, bits)
+        columns = program["columns"] // each * each
+        drawn = synthetic(ideal, columns, gain_sigma=0.03, offset_sigma=0.4, inl_peak=0.8,
+                          seed=int(rng.integers(2**31)))  # fmt: skip
+        table = with_errors(ideal, drawn)
+    least = -(2 ** (bits - 1)) + (decomposition == "differential")
+    codes = rng.integers(least, 2 ** (bits - 1), (n, k))
+    slices = ((1 << program["activation_bits"]) - 1) // ((1 << program["slice_bits"]) - 1)
+    most = (code_range(decomposition, adc_bits)[1] * slices * -(-k // program["group_rows"])
+            * max(map(abs, plane_weights(decomposition, bits))))  # fmt: skip
+    bias = rng.integers(-most // 4 - 1, most // 4 + 2, n).astype(np.int32)
+    # A sum of the largest magnitude gives about four times the output's range.
+    mult = rng.integers(2**14, 2**16, n, dtype=np.uint64)
+    shift = np.uint64(8 + max(0, (most >> 1).bit_length()) - (8 if program.get("wide") else 0))
+    words = bias.view(np.uint32).astype(np.uint64) | mult << np.uint64(32)
+    words |= shift << np.uint64(48) | rng.integers(0, 2, n, dtype=np.uint64) << np.uint64(54)
+    weight = bitplane.encode(codes, encoding=encoding(decomposition), bits=bits,
+                             rows=program["group_rows"])  # fmt: skip
+    tensors = {"weight": weight, "epilogue": raw.encode(words), "transfer": raw.encode(table)}
+    if noise:
+        tensors["noise"] = raw.encode(noise_table(noise, 4))
+    return program, tensors
+
+
+def pim(seed: int = 0, *, decomposition: Decomposition = "bit_serial") -> PackedNetwork:
+    """Return a residual CNN on 6x6 images whose products run on the PIM macro.
+
+    Its layers have more outputs than a tile, short last groups, both grids, shared and own transfer
+    tables, with noise and without.
+    """
+    rng = np.random.default_rng(seed)
+
+    def layer(name: str, op: str, source: str, n: int, k: int, **attrs: Any) -> Node:
+        program, tensors = pim_layer(rng, n, k, decomposition=decomposition, **attrs)
+        return Node(name, op, (source,), program, tensors, "pim")
+
+    near = {"kernel": [3, 3], "padding": [1, 1]}
+    nodes = (
+        Node("quantize", "quantize", ("image",), {"scale": 0.25}),
+        layer("stem", "conv2d", "quantize", 8, 27, relu=True, errors=True, noise=0.5, **near),
+        layer("body", "conv2d", "stem", 8, 72, relu=True, group_rows=18, grid="A", **near),
+        Node("add", "add", ("stem", "body"), {"mul_a": 90, "mul_b": 110, "shift": 7}),
+        layer("down", "conv2d", "add", 7, 32, kernel=[2, 2], stride=[2, 2], noise=0.3, mux=8,
+              columns=16),
+        Node("flat", "flatten", ("down",), {"start_dim": 1}),
+        layer("head", "linear", "flat", 10, 63, wide=True, errors=True, slice_bits=1),
+    )  # fmt: skip
+    inputs = (Value("image", "f32", (3, 6, 6)),)
+    return PackedNetwork("fuzz-pim", inputs, nodes, ("head",), {"method": "random", "seed": seed})
 
 
 def attention_program(

@@ -33,8 +33,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.fuzz_mutators import mutants
-from benchmarks.fuzz_networks import cnn, transformer
-from cosil.packed import int4, manifest
+from benchmarks.fuzz_networks import cnn, pim, transformer
+from cosil.packed import bitplane, int4, manifest
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.file import load, save
 from cosil.packed.header import ALLOWANCE
@@ -79,6 +79,8 @@ def originals(folder: Path) -> list[bytes]:
         transformer(),
         transformer(1, dim=128, vocabulary=500),
         transformer(2, dim=32, engine="attention"),
+        pim(),
+        pim(3, decomposition="differential"),
     ):
         save(network, path)
         files.append(path.read_bytes())
@@ -140,6 +142,8 @@ def compare(network: PackedNetwork, data: bytes) -> str:
                     return f"tensor {key} differs"
             if tensor.codec == "int4" and int4.decode(tensor).tolist() != _nibbles(tensor):
                 return f"the codes of {node.name}:{name} differ"
+            if tensor.codec == "bitplane" and bitplane.decode(tensor).tolist() != _cells(tensor):
+                return f"the codes of {node.name}:{name} differ"
     return f"{len(arrays)} tensors are left over" if arrays else ""
 
 
@@ -148,6 +152,20 @@ def _nibbles(tensor: Any) -> list[list[int]]:
     codes = _OFFSET if tensor.params["encoding"] == "offset" else _TWOS
     rows = [row.astype("<u4").tobytes()[::-1].hex()[::-1] for row in tensor.words]
     return [[codes[digit] for digit in row[: tensor.shape[1]]] for row in rows]
+
+
+def _cells(tensor: Any) -> list[list[int]]:
+    """Decode bitplane from the binary digits of each group's number, word 0 lowest."""
+    bits, rows = tensor.params["bits"], tensor.params["rows"]
+    factors = [*(1 << p for p in range(bits - 1)), -(1 << (bits - 1))]
+    if tensor.params["encoding"] == "differential":
+        factors = [sign << p for sign in (1, -1) for p in range(bits - 1)]
+    codes = [[0] * tensor.shape[1] for _ in range(tensor.shape[0])]
+    for n, p, group in np.ndindex(tensor.words.shape[:3]):
+        number = int.from_bytes(tensor.words[n, p, group].astype("<u8").tobytes(), "little")
+        for row, digit in enumerate(f"{number:b}"[::-1]):
+            codes[n][group * rows + row] += int(digit) * factors[p]
+    return codes
 
 
 def campaign(count: int, seed: int, *, signed: bool, folder: Path, progress: bool = False) -> Tally:

@@ -19,6 +19,7 @@ from torch import Tensor
 from algos.lib.float_ops import KVCache
 from algos.reference import vector
 from algos.reference.attention_node import Cascade, attention
+from algos.reference.pim_node import PimLayer
 from algos.reference.w4a8 import (
     EXACT_FLOAT32,
     EXACT_FLOAT64,
@@ -95,8 +96,9 @@ class Reference:
         self._weights = {
             node.name: _weight(node.tensors["weight"])
             for node in network.nodes
-            if node.op in ("linear", "conv2d")
+            if node.engine == "w4a8"
         }
+        self._pim = {node.name: PimLayer(node) for node in network.nodes if node.engine == "pim"}
         self._last_use = {
             name: index for index, node in enumerate(network.nodes) for name in node.inputs
         }
@@ -137,6 +139,8 @@ class Reference:
         return {name: values[name] for name in self.network.outputs}
 
     def _node(self, node: Node, inputs: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:
+        if node.engine == "pim":
+            return self._pim[node.name](inputs[0])
         if node.op == "conv2d":
             return _conv2d(node, inputs[0], self._weights[node.name])
         if node.op == "linear":

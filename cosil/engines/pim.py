@@ -17,7 +17,7 @@ from cosil.engines.common import (
     pow2_at_least,
 )
 from cosil.packed import decomposition as decompose
-from cosil.packed.decomposition import DECOMPOSITIONS, VALUES_MAX, Decomposition
+from cosil.packed.decomposition import DECOMPOSITIONS, GROUPS_MAX, VALUES_MAX, Decomposition
 
 CONVERT_LATENCY = 4
 """Cycles from the last one of a conversion until the accumulators hold it: table and noise, code,
@@ -345,7 +345,7 @@ class PimSpec(EngineSpec):
 _RANGES = (
     ("rows", 1, 1024),
     ("columns", 1, 4096),
-    ("groups", 1, 256),
+    ("groups", 1, GROUPS_MAX),
     ("weight_bits", 2, 8),
     ("activation_bits", 1, 8),
     ("slice_bits", 1, 8),

@@ -16,6 +16,9 @@ DECOMPOSITIONS: tuple[Decomposition, ...] = ("bit_serial", "differential", "nati
 VALUES_MAX = 65536
 """Most values that a column may have: entries of a transfer table."""
 
+GROUPS_MAX = 256
+"""Most groups of rows whose sums are added in one accumulator."""
+
 
 def planes(decomposition: Decomposition, weight_bits: int) -> int:
     """Return P, the columns of an output."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from cosil.packed.decomposition import DECOMPOSITIONS
 from cosil.packed.errors import PackedFormatError
 
 REQUIRED = object()
@@ -182,6 +183,31 @@ _INFO = {
 _POOL = {"kernel": _KERNEL, "stride": _STRIDE, "padding": _PADDING}
 _FIXED = {"mode": Attr("choice", choices=("fixed",)), "relu": _BOOL, "wide": _BOOL}
 _WEIGHT = {"weight": TensorRule("int4"), "epilogue": TensorRule("raw", "uint64", bits=54)}
+_CONV = {
+    "kernel": _KERNEL, "stride": _STRIDE, "padding": _PADDING, "dilation": _STRIDE,
+}  # fmt: skip
+_PIM = {
+    **_FIXED,
+    "decomposition": Attr("choice", choices=DECOMPOSITIONS),
+    "weight_bits": Attr("int", 2, 8),
+    "activation_bits": Attr("int", 1, 8),
+    "slice_bits": Attr("int", 1, 8),
+    "adc_bits": Attr("int", 2, 10),
+    "group_rows": Attr("int", 1, 1024),
+    "columns": Attr("int", 1, 4096),
+    "mux": Attr("int", 1, 4096),
+    "noise_seed": Attr("int", 0, 2**32 - 1, default=0),
+    # For information: the transfer tensor says what the ADCs do.
+    "grid": Attr("choice", choices=("A", "B"), default=None),
+    "grid_lsb": Attr("int", 1, 65536, default=None),
+    "grid_offset": Attr("int", -65536, 65536, default=None),
+}
+_PIM_TENSORS = {
+    "weight": TensorRule("bitplane", "uint64"),
+    "epilogue": TensorRule("raw", "uint64", bits=55),
+    "transfer": TensorRule("raw", "int16"),
+    "noise": TensorRule("raw", "int16", required=False),
+}
 _KEEP = Attr("int", 1, 1_000_000, default=1_000_000)
 _LIMIT = Attr("int", 1, 65536, default=65536)
 _LSB = Attr("int", 0, 4095)
@@ -209,21 +235,16 @@ OPS: dict[str, tuple[Op, ...]] = {
                 "bias": TensorRule("raw", "float16", required=False),
             },
         ),
+        Op("pim", (("i8",),), _PIM, _PIM_TENSORS),
     ),
     "conv2d": (
         Op(
             "w4a8",
             (("i8",),),
-            {
-                **_FIXED,
-                "kernel": _KERNEL,
-                "stride": _STRIDE,
-                "padding": _PADDING,
-                "dilation": _STRIDE,
-                "groups": Attr("int", 1, 65536, default=1),
-            },
+            {**_FIXED, **_CONV, "groups": Attr("int", 1, 65536, default=1)},
             _WEIGHT,
         ),
+        Op("pim", (("i8",),), {**_PIM, **_CONV}, _PIM_TENSORS),
     ),
     "quantize": (Op("vector", (("f32",),), {"scale": Attr("float", FLOAT32_TINY, FLOAT32_MAX)}),),
     "add": (
@@ -348,14 +369,14 @@ def rules(subject: str, op: str, dtypes: tuple[str, ...], engine: str) -> Op:
     if engines:
         known = " or ".join(map(repr, engines))
         raise PackedFormatError(subject, "engine", f"{op} must run on {known}, not {engine!r}")
-    forms = " or ".join(
+    forms = dict.fromkeys(
         "("
         + ", ".join("|".join(legal) for legal in entry.inputs)
         + (", ...)" if entry.many else ")")
         for entry in OPS[op]
     )
     raise PackedFormatError(
-        subject, "input types", f"{op} must read {forms}, not ({', '.join(dtypes)})"
+        subject, "input types", f"{op} must read {' or '.join(forms)}, not ({', '.join(dtypes)})"
     )
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from cosil.packed import decomposition as decompose
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.network import Node
 from cosil.packed.ops import DIM_MAX, Op, attr
@@ -86,6 +87,8 @@ def _linear(c: _Context) -> ValueType:
     c.last(k, "K")
     c.expect("epilogue", (n,))
     c.expect("bias", (n,))
+    if c.entry.engine == "pim":
+        _pim(c)
     return ValueType(_engine_dtype(c), (*c.shape[:-1], n))
 
 
@@ -95,11 +98,55 @@ def _engine_dtype(c: _Context) -> str:
     return "i16" if c["wide"] else "i8"
 
 
+def _pim(c: _Context) -> None:
+    """Check what only a node on engine `pim` has; `PimSpec` states the same rules of a macro."""
+    decomposition, bits = c["decomposition"], c["weight_bits"]
+    planes, columns, mux = decompose.planes(decomposition, bits), c["columns"], c["mux"]
+    if c["activation_bits"] % c["slice_bits"]:
+        c.fail(
+            f"slice_bits must divide activation_bits = {c['activation_bits']}, "
+            f"not {c['slice_bits']}",
+            "attribute",
+        )
+    if columns < planes or columns % mux or (mux % planes and planes % mux):
+        c.fail(
+            f"columns must be at least {planes} and a multiple of mux, and mux a multiple or a "
+            f"divisor of {planes}, not {columns} and {mux}",
+            "attribute",
+        )
+    wanted = {
+        "encoding": decompose.encoding(decomposition),
+        "bits": bits,
+        "rows": c["group_rows"],
+    }
+    found = dict(c.node.tensors["weight"].params)
+    if found != wanted:
+        c.fail(f"weight must have the parameters {wanted}, not {found}", "weight")
+    groups = -(-c.tensor("weight")[1] // c["group_rows"])
+    if groups > decompose.GROUPS_MAX:
+        c.fail(f"K must take at most {decompose.GROUPS_MAX} groups of rows, not {groups}")
+    low, high = decompose.value_range(decomposition, bits, c["slice_bits"], c["group_rows"])
+    entries, used = high - low + 1, columns // planes * planes
+    if entries > decompose.VALUES_MAX:
+        c.fail(f"a column must have at most {decompose.VALUES_MAX} values, not {entries}")
+    if c.tensor("transfer") not in ((1, entries), (used, entries)):
+        c.fail(
+            f"transfer must have the shape (1, {entries}) or ({used}, {entries}), "
+            f"not {c.tensor('transfer')}"
+        )
+    noise = c.tensor("noise") if "noise" in c.node.tensors else (4,)
+    if noise not in [(1 << power,) for power in range(2, 11)]:
+        c.fail(f"noise must have one axis of 4, 8, 16 .. 1024 entries, not shape {noise}")
+
+
 def _conv2d(c: _Context) -> ValueType:
     c.rank(3, 3)
     n, k = c.tensor("weight")
     c.expect("epilogue", (n,))
-    channels, groups, (kh, kw) = c.shape[0], c["groups"], c["kernel"]
+    channels, (kh, kw) = c.shape[0], c["kernel"]
+    groups = c["groups"] if "groups" in c.entry.attrs else 1
+    if c.entry.engine == "pim":
+        _pim(c)
     if channels < 1:
         c.fail("the number of channels must be fixed, not 0")
     if channels % groups or n % groups:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.fuzz_networks import cnn, transformer
-from cosil.packed import graph, raw
+from benchmarks.fuzz_networks import cnn, pim, transformer
+from cosil.packed import bitplane, graph, raw
+from cosil.packed.decomposition import DECOMPOSITIONS
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.network import Node, PackedNetwork, Value
 from cosil.packed.ops import OPS
@@ -263,6 +264,141 @@ def test_attention_programs_are_checked(network: PackedNetwork, message: str) ->
     """Each rule of an attention program names node or tensor and what it must be."""
     with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
         graph.check(network)
+
+
+def _pim(name: str = "stem", tensors: dict[str, Any] | None = None, **attrs: Any) -> PackedNetwork:
+    """Return the network on `pim` with these changes of one node."""
+    node = next(node for node in pim().nodes if node.name == name)
+    return _replaced(
+        pim(), name, attrs={**node.attrs, **attrs}, tensors={**node.tensors, **(tensors or {})}
+    )
+
+
+def test_shapes_of_a_network_on_pim() -> None:
+    """Layers on the macro have the shapes of those on the array, for each decomposition."""
+    for decomposition in DECOMPOSITIONS:
+        values = graph.check(pim(decomposition=decomposition))
+        assert tuple(values["body"]) == ("i8", (8, 6, 6))
+        assert tuple(values["down"]) == ("i8", (7, 3, 3))
+        assert tuple(values["head"]) == ("i16", (10,))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (_pim(slice_bits=3), "node 'stem': slice_bits must divide activation_bits = 4, not 3"),
+        (
+            _pim(mux=3),
+            (
+                "node 'stem': columns must be at least 4 and a multiple of mux, and mux a multiple or "
+                "a divisor of 4, not 24 and 3"
+            ),
+        ),
+        (
+            _pim(columns=2, mux=2),
+            (
+                "node 'stem': columns must be at least 4 and a multiple of mux, and mux a multiple or "
+                "a divisor of 4, not 2 and 2"
+            ),
+        ),
+        (
+            _pim(group_rows=13),
+            (
+                "node 'stem': weight must have the parameters {'encoding': 'twos', 'bits': 4, "
+                "'rows': 13}, not {'encoding': 'twos', 'bits': 4, 'rows': 12}"
+            ),
+        ),
+        (
+            _pim(decomposition="differential"),
+            (
+                "node 'stem': weight must have the parameters {'encoding': 'differential', 'bits': 4, "
+                "'rows': 12}, not {'encoding': 'twos', 'bits': 4, 'rows': 12}"
+            ),
+        ),
+        (
+            _pim(columns=32),
+            "node 'stem': transfer must have the shape (1, 37) or (32, 37), not (24, 37)",
+        ),
+        (
+            _pim(slice_bits=1),
+            "node 'stem': transfer must have the shape (1, 13) or (24, 13), not (24, 37)",
+        ),
+        (
+            _pim(tensors={"noise": raw.encode(np.zeros(24, np.int16))}),
+            "node 'stem': noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (24,)",
+        ),
+        (
+            _pim(tensors={"noise": raw.encode(np.zeros(2048, np.int16))}),
+            "node 'stem': noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (2048,)",
+        ),
+        (
+            _pim(tensors={"noise": raw.encode(np.zeros(16, np.int32))}),
+            "tensor stem:noise: dtype must be int16, not int32",
+        ),
+        (
+            _pim(tensors={"epilogue": raw.encode(np.full(8, 1 << 55, np.uint64))}),
+            "tensor stem:epilogue: bits 55..63 of each word must be 0",
+        ),
+        (
+            _pim(tensors={"epilogue": raw.encode(np.zeros(9, np.uint64))}),
+            "tensor stem:epilogue: shape must be (8,), not (9,)",
+        ),
+        (
+            _pim(tensors={"weight": cnn().nodes[1].tensors["weight"]}),
+            "tensor stem:weight: codec must be 'bitplane', not 'int4'",
+        ),
+        (
+            _pim(groups=2),
+            (
+                "node 'stem': unknown attribute 'groups'; known are mode, relu, wide, decomposition, "
+                "weight_bits, activation_bits, slice_bits, adc_bits, group_rows, columns, mux, "
+                "noise_seed, grid, grid_lsb, grid_offset, kernel, stride, padding, dilation"
+            ),
+        ),
+        (
+            _pim(kernel=[3, 2]),
+            "node 'stem': weight must have K = 3 / 1 x 3 x 2, not 27",
+        ),
+        (
+            _pim("head", kernel=[1, 1]),
+            (
+                "node 'head': unknown attribute 'kernel'; known are mode, relu, wide, decomposition, "
+                "weight_bits, activation_bits, slice_bits, adc_bits, group_rows, columns, mux, "
+                "noise_seed, grid, grid_lsb, grid_offset"
+            ),
+        ),
+    ],
+)
+def test_layers_on_pim_are_checked(network: PackedNetwork, message: str) -> None:
+    """Each rule of a layer on the macro names node or tensor and what it must be."""
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+        graph.check(network)
+
+
+def test_largest_layers_on_pim() -> None:
+    """256 groups and 65,536 values are legal; one more of either is not."""
+    network = _pim("head", group_rows=1)
+    node = network.nodes[-1]
+
+    def changed(k: int, slice_bits: int, rows: int) -> PackedNetwork:
+        attrs = {**node.attrs, "group_rows": rows, "weight_bits": 8, "activation_bits": 8,
+                 "decomposition": "native", "slice_bits": slice_bits}  # fmt: skip
+        entries = rows * (2**slice_bits - 1) * 255 + 1
+        tensors = {
+            **node.tensors,
+            "weight": bitplane.encode(np.zeros((10, k), np.int8), bits=8, rows=rows),
+            "transfer": raw.encode(np.zeros((1, entries), np.int16)),
+        }
+        only = replace(node, inputs=("codes",), attrs=attrs, tensors=tensors)
+        return PackedNetwork("one", (Value("codes", "i8", (k,)),), (only,), ("head",))
+
+    graph.check(changed(256, 1, 1))
+    graph.check(changed(9, 8, 1))  # 255 * 255 + 1 values
+    graph.check(changed(9, 1, 257))  # 257 * 255 + 1 values, the most
+    with pytest.raises(PackedFormatError, match=r"^node 'head': K must take at most 256 groups of"):
+        graph.check(changed(257, 1, 1))
+    with pytest.raises(PackedFormatError, match=r"^node 'head': a column must have at most 65536"):
+        graph.check(changed(10, 8, 2))
 
 
 def test_nodes_that_share_importance_have_the_same_heads() -> None:
