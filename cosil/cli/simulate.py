@@ -60,13 +60,13 @@ def simulate(
     With --workload in place of NET, the rows of a file run on the machine's attention engine.
     """
     if workload_path is not None:
-        refused = (net, input_path, data, trace_path, plot_folder)
+        refused = (net, input_path, data, trace_path)
         if any(each is not None for each in refused) or wants_check:
             raise CosilError(
-                "--workload goes with --machine, --seed and --json only",
+                "--workload goes with --machine, --seed, --plot and --json only",
                 "leave NET and the other options away",
             )
-        _workload(workload_path, machine_name, seed or 1, as_json)
+        _workload(workload_path, machine_name, seed or 1, plot_folder, as_json)
         return
     if net is None:
         raise CosilError("simulate needs NET or --workload", "cosil simulate --help")
@@ -120,10 +120,14 @@ def simulate(
         raise SystemExit(1)
 
 
-def _workload(path: Path, machine_name: str, seed: int, as_json: bool) -> None:
+def _workload(
+    path: Path, machine_name: str, seed: int, plot_folder: Path | None, as_json: bool
+) -> None:
     """Run a workload file and print what it took."""
     from cosil.lowering.workload import passes, read_workload
     from cosil.machine.spec import load_machine
+    from cosil.machine.summary import COLUMNS, workload_lines, workload_to_dict
+    from cosil.machine.summary import rows as table_rows
     from cosil.machine.workload import run_workload
 
     machine = load_machine(machine_name)
@@ -131,27 +135,19 @@ def _workload(path: Path, machine_name: str, seed: int, as_json: bool) -> None:
     count = sum(1 for _ in passes(rows))
     with progress(f"{path.name} on {machine.name}", count) as advance:
         run = run_workload(machine, rows, source=str(path), seed=seed, done=advance)
-    said = run.to_dict()
+    written: list[Path] = []
+    if plot_folder is not None:
+        from cosil.machine.plots import write_plots
+
+        written = write_plots(run, plot_folder)
     if as_json:
-        emit_json(said)
+        emit_json(workload_to_dict(run))
         return
-    total = said["total"]
-    table = [[cause, cycles, cycles / run.cycles] for cause, cycles in run.cycles_by_cause.items()]
-    emit_table(
-        ("spent on", "cycles", "share"), [*table, ["all", run.cycles, 1.0]],
-        title=f"{path.name} on {machine.name}", total=True,
-    )  # fmt: skip
-    asked = run.totals
-    click.echo(
-        f"workload: {asked.rows:,} rows, {asked.keys:,} keys, {asked.values:,} values, "
-        f"{asked.flops / 1e6:,.1f} MFLOP, {asked.bytes:,} bytes in groups of 8"
-    )
-    if run.roof_cycles:
-        click.echo(
-            f"memory: {total['bytes']:,} bytes need {run.roof_cycles:,} cycles: "
-            f"{total['roof_fraction']:.1%} of its bandwidth is used"
-        )
-    click.echo(f"values: {said['values']}")
+    emit_table(COLUMNS, table_rows(run), title=f"{path.name} on {machine.name}", total=True)
+    for line in workload_lines(run):
+        click.echo(line)
+    for figure in written:
+        click.echo(f"wrote {figure}")
 
 
 def _inputs(

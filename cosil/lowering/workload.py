@@ -173,8 +173,10 @@ def passes(rows: Iterable[WorkloadRow]) -> Iterator[list[WorkloadRow]]:
         yield list(group)
 
 
-def commands(rows: list[WorkloadRow], template: RowCommand, *, clear: bool) -> list[Command]:
-    """Return one pass as commands.
+def commands(
+    rows: list[WorkloadRow], template: RowCommand, *, clear: bool
+) -> Iterator[tuple[int, list[Command]]]:
+    """Yield the number and the commands of each layer of one pass; the first begins with a reset.
 
     A layer with fewer keys than the list is long prunes tokens first; one with fewer heads than the
     layer before, heads. Heads are numbered anew in the file, so that its numbers say no identity.
@@ -191,7 +193,7 @@ def commands(rows: list[WorkloadRow], template: RowCommand, *, clear: bool) -> l
     length = rows[0].length
     program: list[Command] = [ResetCommand(length, clear_tokens=clear, clear_heads=clear)]
     listed, before = length, 0
-    for _, group in groupby(rows, key=lambda row: row.layer):
+    for number, group in groupby(rows, key=lambda row: row.layer):
         layer = list(group)
         heads = len(layer)
         if before and heads < before:
@@ -209,7 +211,8 @@ def commands(rows: list[WorkloadRow], template: RowCommand, *, clear: bool) -> l
                     add_importance=row.add_importance,
                 )
             )  # fmt: skip
-    return program
+        yield number, program
+        program = []
 
 
 def _lines(stream: Iterable[str], source: Path) -> Iterator[str]:

@@ -231,7 +231,7 @@ def _on_array(
         utilisation=macs / (spec.array_rows * spec.array_cols * cycles),
         bytes=moved,
         counts=dict(counts),
-        energy=_energy(machine, spec, counts),
+        energy=energy_of(machine, spec, counts),
         jobs=tuple(jobs),
         shape=value.shape,
     )
@@ -254,15 +254,16 @@ def _attention_layer(
         utilisation=work.macs / (work.spec.multipliers * cycles),
         bytes=work.bytes,
         counts=dict(work.counts),
-        energy=_energy(machine, work.spec, work.counts),
+        energy=energy_of(machine, work.spec, work.counts),
         jobs=(),
         shape=value.shape,
     )
 
 
-def _energy(
+def energy_of(
     machine: Machine, spec: W4A8Spec | AttentionSpec, counts: Mapping[str, int]
 ) -> Breakdown:
+    """Return the energy of an engine's actions and of its memory traffic on a machine."""
     model: EnergyModel[Any] = engine_of(spec).load("energy")
     return model.energy(spec, counts, technology=machine.technology, memory=machine.memory.energy)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cosil.engines.attention import AttentionSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.execute import LayerRun, MachineRun
 
@@ -55,7 +56,7 @@ CAUSE_LABELS = {
 }
 COMPONENT_COLOURS = (
     "#264653", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd", "#457b9d",
-    "#6c757d",
+    "#6c757d", "#b56576", "#7f5539", "#a3b18a", "#d4a373",
 )  # fmt: skip
 INK, GRID = "#222222", "#dddddd"
 
@@ -78,8 +79,25 @@ def write_plots(run: MachineRun, folder: Path) -> list[Path]:
     return paths
 
 
+def _engine(run: MachineRun) -> tuple[list[LayerRun], str, int]:
+    """Return the layers that the roofline shows, their engine in words, and its MACs per cycle.
+
+    The array's where there are any: attention has multipliers of its own, so that another roof is
+    its; without the array's, those of attention.
+    """
+    array = run.machine.array
+    of_array = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec) and layer.bytes]
+    if of_array or run.machine.attention is None:
+        sides = f"{array.array_rows} x {array.array_cols} {array.dataflow}"
+        return of_array, sides, array.array_rows * array.array_cols
+    spec = run.machine.attention
+    said = f"{spec.multipliers} multipliers, {spec.pool}"
+    layers = [layer for layer in run.layers if isinstance(layer.spec, AttentionSpec)]
+    return layers, said, spec.multipliers
+
+
 def layers_figure(run: MachineRun) -> Figure:
-    """Return cycles by cause, and utilisation of the array, for each layer that takes time."""
+    """Return cycles by cause, and utilisation of the engine, for each layer that takes time."""
     layers = [layer for layer in run.layers if layer.cycles]
     figure, (left, right) = _figure(len(layers), (2.2, 1.0))
     places = np.arange(len(layers))
@@ -101,12 +119,10 @@ def layers_figure(run: MachineRun) -> Figure:
         right.text(value + 1.5, place, text, va="center", fontsize=7, color=INK)
     right.set_xlim(0, 118)
     right.set_xticks([0, 25, 50, 75, 100])
-    right.set_xlabel("array utilisation, %")
-    array = run.machine.array
+    right.set_xlabel("utilisation, %")
+    _, engine, _ = _engine(run)
     figure.suptitle(
-        f"{run.network} on {run.machine.name}: {run.cycles:,} cycles, "
-        f"{array.array_rows} x {array.array_cols} {array.dataflow}",
-        fontsize=11,
+        f"{run.network} on {run.machine.name}: {run.cycles:,} cycles, {engine}", fontsize=11
     )
     return figure
 
@@ -121,7 +137,7 @@ def energy_figure(run: MachineRun) -> Figure:
             parts.setdefault(name, [0.0] * len(layers))[index] = value / 1e3
     names = sorted(parts, key=lambda name: -sum(parts[name]))
     colours = dict(zip(names, COMPONENT_COLOURS * 2, strict=False))
-    titles = ("with memory traffic", "array alone")
+    titles = ("with memory traffic", "engine alone")
     for axes, title, shown in zip(
         panels, titles, (names, [name for name in names if not name.startswith("memory")]),
         strict=False,
@@ -165,12 +181,10 @@ def roofline_figure(run: MachineRun) -> Figure:
     """Return attained MACs per cycle over MACs per byte, below the machine's two roofs."""
     from matplotlib.figure import Figure
 
-    # Attention has multipliers of its own: the roof is not its.
-    layers = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec) and layer.bytes]
+    layers, _, peak = _engine(run)
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.add_subplot()
     _style(axes)
-    peak = run.machine.array.array_rows * run.machine.array.array_cols
     rate = run.machine.memory.bytes_per_cycle
     intensity = np.array([layer.macs / layer.bytes for layer in layers])
     attained = np.array([layer.macs / layer.cycles for layer in layers])

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cosil.engines.attention import AttentionSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.check import Check
 from cosil.machine.execute import LayerRun, MachineRun
+from cosil.machine.workload import WorkloadRun
 
 COLUMNS = (
     "layer", "op", "array", "cycles", "spent on", "utilisation", "MACs", "bytes", "energy nJ",
@@ -30,7 +32,6 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
     macs = sum(layer.macs for layer in engine)
     engine_cycles = sum(layer.cycles for layer in engine)
     peak = array.array_rows * array.array_cols
-    energies = [layer.energy for layer in engine if layer.energy is not None]
     return {
         "machine": {
             "name": machine.name,
@@ -54,10 +55,7 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "utilisation": macs / (peak * run.cycles) if run.cycles else 0.0,
             "array_utilisation": macs / (peak * engine_cycles) if engine_cycles else 0.0,
             "bytes": sum(layer.bytes for layer in run.layers),
-            "energy_pj": sum(energy.total_pj for energy in energies),
-            "energy_low_pj": sum(energy.low_pj for energy in energies),
-            "energy_high_pj": sum(energy.high_pj for energy in energies),
-            "energy_by_component_pj": energy_by_component(run.layers),
+            **_energy(run.layers),
         },
         "check": None if check is None else {
             "equal": check.equal,
@@ -66,6 +64,42 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "differences": list(check.differences),
         },
     }  # fmt: skip
+
+
+def workload_to_dict(run: WorkloadRun) -> dict[str, Any]:
+    """Return a workload's run as `cosil simulate --workload --json` prints it."""
+    counts: Counter[str] = Counter()
+    for layer in run.layers:
+        counts.update(layer.counts)
+    return {
+        "machine": run.machine.name,
+        "engine": asdict(run.spec),
+        "values": run.values,
+        "workload": asdict(run.totals),
+        "layers": [_layer(layer) for layer in run.layers],
+        "total": {
+            "cycles": run.cycles,
+            "seconds": run.cycles / run.machine.clock_hz,
+            "cycles_by_cause": _causes(run.layers),
+            "macs": sum(layer.macs for layer in run.layers),
+            "utilisation": run.utilisation,
+            "bytes": run.bytes,
+            "roof_cycles": run.roof_cycles,
+            "roof_fraction": run.roof_cycles / run.cycles,
+            **_energy(run.layers),
+            "counts": dict(counts),
+        },
+    }
+
+
+def _energy(layers: Sequence[LayerRun]) -> dict[str, Any]:
+    energies = [layer.energy for layer in layers if layer.energy is not None]
+    return {
+        "energy_pj": sum(energy.total_pj for energy in energies),
+        "energy_low_pj": sum(energy.low_pj for energy in energies),
+        "energy_high_pj": sum(energy.high_pj for energy in energies),
+        "energy_by_component_pj": energy_by_component(layers),
+    }
 
 
 def _layer(layer: LayerRun) -> dict[str, Any]:
@@ -117,7 +151,7 @@ def rows(run: MachineRun) -> list[list[Any]]:
             layer.op,
             variant(layer) or ("dot unit*" if layer.engine == "vector.dot" else "vector*"),
             layer.cycles,
-            spent_on(layer),
+            spent_on(layer.cycles_by_cause),
             None if layer.utilisation is None else f"{layer.utilisation:.1%}",
             layer.macs or None,
             layer.bytes,
@@ -126,14 +160,15 @@ def rows(run: MachineRun) -> list[list[Any]]:
         for layer in run.layers
         if layer.cycles
     ]
-    total = to_dict(run)["total"]
+    workload = isinstance(run, WorkloadRun)
+    total = (workload_to_dict(run) if workload else to_dict(run))["total"]
     table.append(
         [
             "total",
             "",
             "",
             total["cycles"],
-            "",
+            spent_on(total["cycles_by_cause"], most=7) if workload else "",
             f"{total['utilisation']:.1%}",
             total["macs"],
             total["bytes"],
@@ -143,29 +178,56 @@ def rows(run: MachineRun) -> list[list[Any]]:
     return table
 
 
-def spent_on(layer: LayerRun, most: int = 2) -> str:
-    """Return the causes that took most cycles, e.g. ``compute 71 %, drain 20 %``."""
-    causes = sorted(layer.cycles_by_cause.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{name} {count / layer.cycles:.0%}" for name, count in causes if count)
+def spent_on(causes: Mapping[str, int], most: int = 2) -> str:
+    """Return the causes that took most cycles, e.g. ``compute 71%, drain 20%``."""
+    cycles = sum(causes.values())
+    largest = sorted(causes.items(), key=lambda item: -item[1])[:most]
+    return ", ".join(f"{name} {count / cycles:.0%}" for name, count in largest if count)
 
 
 def closing_lines(run: MachineRun) -> list[str]:
     """Return what a reader wants to know below the table."""
     total = to_dict(run)["total"]
+    busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
+    return [f"{_time(run, total)}; {busy}", _energy_line(run, total), MODELLED]
+
+
+def workload_lines(run: WorkloadRun) -> list[str]:
+    """Return what a reader wants to know below a workload's table."""
+    total, asked = workload_to_dict(run)["total"], run.totals
+    roof = (
+        f"memory: {run.bytes:,} bytes need {run.roof_cycles:,} cycles: "
+        f"{total['roof_fraction']:.1%} of its bandwidth is used"
+    )
+    said = (
+        f"workload: {asked.rows:,} rows, {asked.keys:,} keys, {asked.values:,} values, "
+        f"{asked.flops / 1e6:,.1f} MFLOP, {asked.bytes:,} bytes in groups of 8"
+    )
+    return [
+        said,
+        _time(run, total),
+        *([roof] if run.roof_cycles else []),
+        f"{_energy_line(run, total)}; the engine's and its memory traffic's, dynamic only",
+        f"values: {run.values}",
+    ]
+
+
+def _time(run: MachineRun, total: Mapping[str, Any]) -> str:
     seconds = total["seconds"]
     rate = 2 * total["macs"] / seconds / 1e9 if seconds else 0.0
+    clock = f"{run.machine.clock_hz / 1e6:g} MHz"
+    return f"{total['cycles']:,} cycles = {_duration(seconds)} at {clock}; {rate:.3g} GOPS"
+
+
+def _energy_line(run: MachineRun, total: Mapping[str, Any]) -> str:
     value, low, high = (
         _nanojoules(total[key]) for key in ("energy_pj", "energy_low_pj", "energy_high_pj")
     )
     machine = run.machine
-    time = f"{total['cycles']:,} cycles = {_duration(seconds)} at {machine.clock_hz / 1e6:g} MHz"
-    busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
-    energy = f"energy {value:,} nJ, sources leave {low:,} to {high:,} nJ"
-    return [
-        f"{time}; {rate:.3g} GOPS; {busy}",
-        f"{energy} ({machine.technology}, {machine.memory.energy})",
-        MODELLED,
-    ]
+    return (
+        f"energy {value:,} nJ, sources leave {low:,} to {high:,} nJ "
+        f"({machine.technology}, {machine.memory.energy})"
+    )
 
 
 def _nanojoules(picojoules: float) -> float:

@@ -53,7 +53,7 @@ def to_trace(run: MachineRun) -> dict[str, Any]:
         arguments = {
             "op": layer.op,
             "variant": variant(layer),
-            "spent on": spent_on(layer, 8),
+            "spent on": spent_on(layer.cycles_by_cause, 8),
             "macs": layer.macs,
             "bytes": layer.bytes,
         }

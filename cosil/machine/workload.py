@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from cosil.lowering.workload import (
     passes,
     totals,
 )
+from cosil.machine.execute import LayerRun, MachineRun, energy_of
 from cosil.machine.spec import Machine
 from cosil.packed.generators import lfsr32_leap
 from sim.attention import run
@@ -40,55 +41,43 @@ _SCALE = RowCommand(
 """Scores of uniform codes and 64 columns then spread over two powers of two (one sigma)."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkloadRun:
-    """What a workload took.
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkloadRun(MachineRun):
+    """What a workload took; a layer is the sum of its passes.
 
     Attributes
     ----------
-    machine : Machine
     spec : AttentionSpec
     totals : Totals
         What the file asks for.
-    cycles : int
-        Passes one after the other.
-    cycles_by_cause, counts : dict of str to int
     seed : int
     """
 
-    machine: Machine
     spec: AttentionSpec
     totals: Totals
-    cycles: int
-    cycles_by_cause: dict[str, int]
-    counts: dict[str, int]
     seed: int
 
     @property
     def roof_cycles(self) -> int:
         """Cycles that memory needs for the bytes that the engine moved; 0 without a limit."""
         rate = int(self.machine.memory.bytes_per_cycle)
-        moved = sum(self.counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes"))
-        return -(-moved // rate) if rate else 0
+        return -(-self.bytes // rate) if rate else 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of docs/json.md."""
-        moved = sum(self.counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes"))
-        return {
-            "machine": self.machine.name,
-            "engine": asdict(self.spec),
-            "values": f"synthetic: {GENERATOR}, seed {self.seed}",
-            "workload": asdict(self.totals),
-            "total": {
-                "cycles": self.cycles,
-                "seconds": self.cycles / self.machine.clock_hz,
-                "cycles_by_cause": self.cycles_by_cause,
-                "bytes": moved,
-                "roof_cycles": self.roof_cycles,
-                "roof_fraction": self.roof_cycles / self.cycles,
-                "counts": self.counts,
-            },
-        }
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values that the engine moved."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def values(self) -> str:
+        """What the values are."""
+        return f"synthetic: {GENERATOR}, seed {self.seed}"
+
+    @property
+    def utilisation(self) -> float:
+        """Multiply-accumulates over what the multipliers could have done."""
+        macs = sum(layer.macs for layer in self.layers)
+        return macs / (self.spec.multipliers * self.cycles)
 
 
 def run_workload(
@@ -101,13 +90,15 @@ def run_workload(
 ) -> WorkloadRun:
     """Run a workload on a machine's attention engine.
 
+    Passes and layers go one after the other: what a layer attends to follows from the one before.
+
     Parameters
     ----------
     machine : Machine
         With an attention engine; its memory's bandwidth and latency hold.
     rows : list of WorkloadRow
     source : str
-        For messages.
+        File or name of the workload.
     seed : int
         Of the generator, 1..2**32 - 1.
     done : callable
@@ -128,28 +119,62 @@ def run_workload(
     spec = machine.attention
     check_workload(spec, rows, source)
     memory, pool = synthetic(spec, max(row.length for row in rows), seed)
-    causes: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    cycles = first = 0
+    causes: dict[int, Counter[str]] = {}
+    counts: dict[int, Counter[str]] = {}
+    first = 0
     state = None
     rate = int(machine.memory.bytes_per_cycle)
     for number, each in enumerate(passes(rows)):
-        query = pool[(first + np.arange(len(each))) % _QUERIES]
-        first += len(each)
-        result = run(
-            spec,
-            commands(each, _SCALE, clear=number == 0),
-            Operands(query, memory.key_msb, memory.key_lsb, memory.value),
-            state=state,
-            memory_latency=machine.memory.latency_cycles,
-            bytes_per_cycle=rate or None,
-        )
-        state = result.state
-        cycles += result.cycles
-        causes.update(result.cycles_by_cause)
-        counts.update(result.counts)
+        for layer, program in commands(each, _SCALE, clear=number == 0):
+            queries = sum(isinstance(command, RowCommand) for command in program)
+            query = pool[(first + np.arange(queries)) % _QUERIES]
+            first += queries
+            result = run(
+                spec,
+                program,
+                Operands(query, memory.key_msb, memory.key_lsb, memory.value),
+                state=state,
+                memory_latency=machine.memory.latency_cycles,
+                bytes_per_cycle=rate or None,
+            )
+            state = result.state
+            causes.setdefault(layer, Counter()).update(result.cycles_by_cause)
+            counts.setdefault(layer, Counter()).update(result.counts)
         done()
-    return WorkloadRun(machine, spec, totals(rows), cycles, dict(causes), dict(counts), seed)
+    layers: list[LayerRun] = []
+    start = 0
+    for layer in sorted(causes):
+        layers.append(_layer(machine, spec, layer, start, causes[layer], counts[layer]))
+        start += layers[-1].cycles
+    return WorkloadRun(machine, Path(source).name, tuple(layers), {}, spec, totals(rows), seed)
+
+
+def _layer(
+    machine: Machine,
+    spec: AttentionSpec,
+    number: int,
+    start: int,
+    causes: Counter[str],
+    counts: Counter[str],
+) -> LayerRun:
+    cycles = causes.total()
+    macs = counts["mac_qk"] + counts["mac_pv"]
+    return LayerRun(
+        name=f"layer {number}",
+        op="attention",
+        engine="attention",
+        spec=spec,
+        start=start,
+        cycles=cycles,
+        cycles_by_cause=dict(causes),
+        macs=macs,
+        utilisation=macs / (spec.multipliers * cycles),
+        bytes=sum(counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes")),
+        counts=dict(counts),
+        energy=energy_of(machine, spec, counts),
+        jobs=(),
+        shape=(),
+    )
 
 
 def synthetic(spec: AttentionSpec, tokens: int, seed: int) -> tuple[Operands, np.ndarray]:

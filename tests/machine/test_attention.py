@@ -46,6 +46,8 @@ def test_every_node_equals_the_reference(machine: Machine) -> None:
     assert layer.macs == layer.counts["mac_qk"] + layer.counts["mac_pv"]
     assert layer.energy is not None
     assert layer.energy.total_pj > 0
+    total = to_dict(run)["total"]
+    assert total["energy_pj"] == pytest.approx(sum(total["energy_by_component_pj"].values()))
     # The first node of a sequence prunes nothing: 2 sequences, 4 heads, 11 causal rows.
     assert layer.counts["weigh"] == 2 * 4 * 11 * 12 // 2
     record = to_dict(run)

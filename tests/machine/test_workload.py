@@ -29,8 +29,11 @@ from cosil.lowering.workload import (
     totals,
     workload_text,
 )
+from cosil.machine.plots import layers_figure, roofline_figure
 from cosil.machine.spec import load_machine
+from cosil.machine.summary import workload_to_dict
 from cosil.machine.workload import run_workload, synthetic
+from cosil.registry import engine_of
 
 _LINE = "{},{},{},64.0,{},{},{},-1,-1,{},4,{},{},True,False,False,-1"
 
@@ -85,8 +88,9 @@ def test_rows_become_commands(tmp_path: Path) -> None:
         n=1, values=0, key_msb=1, key_lsb=2, value=3, head=0, mult=4, shift=5, out_mult=6,
         out_shift=7,
     )  # fmt: skip
-    got = commands(first, template, clear=True)
-    assert got == [
+    layers = list(commands(first, template, clear=True))
+    assert [number for number, _ in layers] == [0, 1]
+    assert [command for _, each in layers for command in each] == [
         ResetCommand(9),
         replace(template, n=9, values=3, lsb_low=0, lsb_high=4095),
         replace(template, n=9, values=3, head=1, msb_bits=6, value_bits=6),
@@ -94,7 +98,8 @@ def test_rows_become_commands(tmp_path: Path) -> None:
         TokensCommand(9, 5),
         replace(template, n=5, values=2, msb_bits=4, value_bits=4, lsb_low=0, lsb_high=4095),
     ]
-    assert commands(second, template, clear=False)[:2] == [
+    ((_, later),) = commands(second, template, clear=False)
+    assert later[:2] == [
         ResetCommand(10, clear_tokens=False, clear_heads=False),
         TokensCommand(10, 6),
     ]
@@ -153,20 +158,69 @@ def test_a_workload_runs(tmp_path: Path) -> None:
     )  # fmt: skip
     machine = load_machine("spatten-512")
     run = run_workload(machine, read_workload(path), seed=3)
-    assert run.cycles == sum(run.cycles_by_cause.values())
-    assert run.counts["k_msb_bytes"] == 64 * (9 + 10) + 48 * (5 + 6)
-    assert run.counts["k_lsb_bytes"] == 32 * (9 + 10 + 6)
-    assert run.counts["v_bytes"] == 64 * (3 + 10) + 48 * 2
+    first, second = run.layers
+    assert run.cycles == sum(first.cycles_by_cause.values()) + sum(second.cycles_by_cause.values())
+    assert first.counts["k_msb_bytes"] == 64 * (9 + 10)
+    assert second.counts["k_msb_bytes"] == 48 * (5 + 6)
+    assert (first.counts["k_lsb_bytes"], second.counts["k_lsb_bytes"]) == (32 * (9 + 10), 32 * 6)
+    assert (first.counts["v_bytes"], second.counts["v_bytes"]) == (64 * (3 + 10), 48 * 2)
+    assert run.bytes == 64 * (9 + 10 + 3 + 10) + 48 * (5 + 6 + 2) + 32 * (9 + 10 + 6)
+    assert first.macs == 64 * (2 * (9 + 10) + 3 + 10)
     assert 0 < run.roof_cycles < run.cycles
     command = ["simulate", "--workload", str(path), "--machine", "spatten-512"]
     said = CliRunner().invoke(cli, [*command, "--seed", "3", "--json"])
-    assert json.loads(said.output) == json.loads(json.dumps(run.to_dict()))
+    assert json.loads(said.output) == json.loads(json.dumps(workload_to_dict(run)))
     shown = CliRunner().invoke(cli, [*command, "--seed", "3"])
     assert "values: synthetic: lfsr32_leap, seed 3" in shown.output
+    assert re.search(r"layer 1 +attention +64x8/radix", shown.output)
     refused = CliRunner().invoke(cli, [*command, "--check"])
     assert refused.exit_code == 2
     few = CliRunner().invoke(cli, [*command[:-1], "w4a8-16x16-os"])
     assert "a workload needs an attention engine" in few.output
+
+
+def test_energy_of_a_workload(tmp_path: Path) -> None:
+    """Each layer is priced as a network's would be; bytes cost what the memory's table says."""
+    rows = [_line(0, 0, 0, 9, 9, 3), _line(0, 1, 0, 9, 5, 2, bits=6)]
+    machine = load_machine("spatten-512")
+    run = run_workload(machine, read_workload(_write(tmp_path / "w.csv", *rows)))
+    model = engine_of(run.spec).load("energy")
+    for layer in run.layers:
+        priced = model.energy(
+            run.spec, layer.counts, technology=machine.technology, memory=machine.memory.energy
+        )
+        assert layer.energy == priced
+    total = workload_to_dict(run)["total"]
+    assert total["energy_pj"] == pytest.approx(sum(total["energy_by_component_pj"].values()))
+    assert total["energy_low_pj"] < total["energy_pj"] < total["energy_high_pj"]
+    # Another memory: what goes through it costs more, all else is the same.
+    slow = replace(machine, memory=replace(machine.memory, energy="lpddr4"))
+    far = workload_to_dict(run_workload(slow, read_workload(tmp_path / "w.csv")))["total"]
+    assert far["cycles"] == total["cycles"]
+    near, far = (each["energy_by_component_pj"] for each in (total, far))
+    assert far.pop("memory (lpddr4)") > near.pop("memory (hbm2)") > 0
+    assert near == far
+
+
+def test_figures_of_a_workload(tmp_path: Path) -> None:
+    """Three images; the layers' bars add up to the cycles, the roof is the engine's multipliers."""
+    path = _write(tmp_path / "w.csv", _line(0, 0, 0, 9, 9, 3), _line(0, 1, 0, 9, 5, 2, bits=6))
+    folder = tmp_path / "figures"
+    command = ["simulate", "--workload", str(path), "--machine", "spatten-512"]
+    said = CliRunner().invoke(cli, [*command, "--plot", str(folder)])
+    assert said.exit_code == 0
+    assert sorted(each.name for each in folder.iterdir()) == [
+        "energy.png", "layers.png", "roofline.png",
+    ]  # fmt: skip
+    assert all(f"wrote {each}" in said.output for each in folder.iterdir())
+    run = run_workload(load_machine("spatten-512"), read_workload(path))
+    bars = layers_figure(run).axes[0]
+    drawn = sum(bar.get_width() for bars in bars.containers for bar in bars)  # type: ignore[attr-defined]
+    assert drawn == run.cycles
+    texts = [text.get_text() for text in roofline_figure(run).axes[0].texts]
+    assert "512 MAC/cycle" in texts
+    assert "512 B/cycle" in texts
+    assert {"layer 0", "layer 1"} <= set(texts)
 
 
 def test_lines_that_do_not_fit_the_engine(tmp_path: Path) -> None:
