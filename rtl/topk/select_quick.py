@@ -7,27 +7,20 @@ import operator
 from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
-from cosil.engines.topk import PASS_LATENCY, TopkSpec
+from cosil.engines.topk import TopkSpec
 from rtl.lib.lanes import count_below, lanes_below
 from rtl.lib.lfsr import Lfsr
 from rtl.lib.pipeline import register
 from rtl.lib.widths import index_bits
-from rtl.topk.layout import (
-    balance,
-    cut_layout,
-    keys_layout,
-    lane_bits,
-    order_code,
-    row_bits,
-    task_layout,
-)
+from rtl.topk.layout import balance, keys_layout, lane_bits, order_code, row_bits
+from rtl.topk.selector import Selector
 from rtl.topk.side import DRAW_BITS, Side
 
 
-class SelectQuick(wiring.Component):
+class SelectQuick(Selector):
     """Divides the keys at a random pivot until the cut lies among those equal to it.
 
     Nothing waits for an addition: a side's count, its distance to the need and the pivot's place in
@@ -39,63 +32,18 @@ class SelectQuick(wiring.Component):
 
     Members
     -------
-    hand, task, need : In(1), In(task_layout), In(count_bits)
-        A job begins; only while `idle`. `need` is of no account where the task is trivial.
-    idle : Out(1)
-        A register: the stage is free.
-    known, cut : Out(1), Out(cut_layout)
-        The cut is decided; it stays until `take`.
-    first : Out(1)
-        In this cycle it is decided.
-    take : In(1)
-        The job leaves in this cycle.
-    held : Out(task_layout)
-        The job.
-    row, i : Out, In(keys_layout)
-        Row of the bank to read, and the row of the cycle before.
-    passes, read_bank, read_memory, compared, written : Out
-        Strobes and amounts for monitors.
+    need : In(count_bits)
+        Comes with `task`; of no account where that is trivial.
+    compared : Out(range(P + 1))
+        Keys compared with the pivot, for monitors. The other ports are those of `Selector`.
     """
 
-    hand: Signal
-    task: Any
     need: Signal
-    idle: Signal
-    known: Signal
-    first: Signal
-    cut: Any
-    take: Signal
-    held: Any
-    row: Signal
-    i: Any
-    passes: Signal
-    read_bank: Signal
-    read_memory: Signal
     compared: Signal
-    written: Signal
 
     def __init__(self, spec: TopkSpec) -> None:
-        self._spec = spec
-        amount = range(spec.lanes + 1)
         super().__init__(
-            {
-                "hand": In(1),
-                "task": In(task_layout(spec)),
-                "need": In(spec.count_bits),
-                "idle": Out(1),
-                "known": Out(1),
-                "first": Out(1),
-                "cut": Out(cut_layout(spec)),
-                "take": In(1),
-                "held": Out(task_layout(spec)),
-                "row": Out(row_bits(spec)),
-                "i": In(keys_layout(spec)),
-                "passes": Out(1),
-                "read_bank": Out(1),
-                "read_memory": Out(1),
-                "compared": Out(amount),
-                "written": Out(amount),
-            }
+            spec, {"need": In(spec.count_bits), "compared": Out(range(spec.lanes + 1))}
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -105,8 +53,8 @@ class SelectQuick(wiring.Component):
         m.submodules.larger = larger = Side(spec)
         m.submodules.smaller = smaller = Side(spec)
         draw = lfsr.value[-DRAW_BITS:]
-        idle = Signal(init=1)
-        starts, waits = Signal(), Signal()
+        starts = Signal()
+        self._hold(m, starts)
         opens = Signal()  # the next pass is the job's first, on the bank
         whole = Signal(spec.count_bits + DRAW_BITS)  # n times the draw, for that pass
         # Minus the need; larger keys, and keys that are not smaller, minus the need.
@@ -114,11 +62,8 @@ class SelectQuick(wiring.Component):
         next_short = Signal(balance(spec))
         to_larger = Signal()
         m.d.comb += [
-            self.idle.eq(idle),
             to_larger.eq(~above[-1]),
             self.first.eq(starts & Mux(opens, held.trivial, above[-1] & ~reached[-1])),
-            self.known.eq(self.first | waits),
-            self.passes.eq(starts & ~self.first),
             lfsr.draw.eq(self.passes),
             next_short.eq(Mux(opens | to_larger, short, reached)),
             cut.mask.eq((~held.trivial).replicate(spec.key_bits)),
@@ -138,17 +83,9 @@ class SelectQuick(wiring.Component):
                 reached.eq(reached + (entering - smaller.count)),
             ]
         with m.If(self.hand):
-            m.d.sync += [
-                held.eq(self.task),
-                idle.eq(0),
-                opens.eq(1),
-                short.eq(-self.need),
-                whole.eq(draw * self.task.n),
-            ]
-        with m.If(self.take):
-            m.d.sync += idle.eq(1)
+            m.d.sync += [opens.eq(1), short.eq(-self.need), whole.eq(draw * self.task.n)]
         ended = self._read(m, larger, smaller, starts, opens, to_larger, whole)
-        m.d.sync += [starts.eq(self.hand | ended), waits.eq(self.known & ~self.take)]
+        m.d.sync += starts.eq(self.hand | ended)
         return m
 
     def _read(
@@ -199,12 +136,7 @@ class SelectQuick(wiring.Component):
             for number in range(spec.lanes)
         ]
         self._divide(m, larger, smaller, codes, lanes, lane)
-        ended = last
-        for stage in range(PASS_LATENCY["quick_select"] - 1):
-            delayed = Signal(name=f"last_{stage}")
-            m.d.sync += delayed.eq(ended)
-            ended = delayed
-        return ended
+        return self._ended(m, last, before=1)
 
     def _divide(
         self, m: Module, larger: Side, smaller: Side, codes: Any, lanes: Signal, lane: Signal

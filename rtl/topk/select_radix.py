@@ -6,24 +6,18 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from cosil.engines.topk import PASS_LATENCY, TopkSpec
+from cosil.engines.topk import TopkSpec
 from rtl.lib.histogram import CumulativeHistogram
 from rtl.lib.lanes import lanes_below
 from rtl.lib.prefix import ones
 from rtl.topk.candidates import Candidates
-from rtl.topk.layout import (
-    choice_layout,
-    cut_layout,
-    keys_layout,
-    row_bits,
-    task_layout,
-)
+from rtl.topk.layout import choice_layout
+from rtl.topk.selector import Selector
 
 
-class SelectRadix(wiring.Component):
+class SelectRadix(Selector):
     """Finds the cut digit by digit among the keys that agree with the digits chosen so far.
 
     Parameters
@@ -32,93 +26,38 @@ class SelectRadix(wiring.Component):
 
     Members
     -------
-    hand, task, choice : In(1), In(task_layout), In(choice_layout)
-        A job begins with the choice of its first digit; only while `idle`.
-    idle : Out(1)
-        A register: the stage is free.
-    known, cut : Out(1), Out(cut_layout)
-        The cut is decided; it stays until `take`.
-    first : Out(1)
-        In this cycle it is decided.
-    take : In(1)
-        The job leaves in this cycle.
-    held : Out(task_layout)
-        The job.
-    row, i : Out, In(keys_layout)
-        Row of the bank to read, and the row of the cycle before.
-    passes, read_bank, read_memory, matched, written : Out
-        Strobes and amounts for monitors.
+    choice : In(choice_layout)
+        Comes with `task`: the job's first digit.
+    matched : Out(range(P + 1))
+        Keys that the histogram counts, for monitors. The other ports are those of `Selector`.
     """
 
-    hand: Signal
-    task: Any
     choice: Any
-    idle: Signal
-    known: Signal
-    first: Signal
-    cut: Any
-    take: Signal
-    held: Any
-    row: Signal
-    i: Any
-    passes: Signal
-    read_bank: Signal
-    read_memory: Signal
     matched: Signal
-    written: Signal
 
     def __init__(self, spec: TopkSpec) -> None:
-        self._spec = spec
-        amount = range(spec.lanes + 1)
         super().__init__(
-            {
-                "hand": In(1),
-                "task": In(task_layout(spec)),
-                "choice": In(choice_layout(spec)),
-                "idle": Out(1),
-                "known": Out(1),
-                "first": Out(1),
-                "cut": Out(cut_layout(spec)),
-                "take": In(1),
-                "held": Out(task_layout(spec)),
-                "row": Out(row_bits(spec)),
-                "i": In(keys_layout(spec)),
-                "passes": Out(1),
-                "read_bank": Out(1),
-                "read_memory": Out(1),
-                "matched": Out(amount),
-                "written": Out(amount),
-            }
+            spec, {"choice": In(choice_layout(spec)), "matched": Out(range(spec.lanes + 1))}
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         spec, held = self._spec, self.held
-        idle = Signal(init=1)
         chosen = Signal()  # the registers show a choice in this cycle
-        waits = Signal()  # decided, and the filter is not free
+        self._hold(m, chosen)
         choice: Any = Signal(choice_layout(spec))
         # Bit j: digit j is chosen.
         level = Signal(spec.digits)
-        m.d.comb += [
-            self.idle.eq(idle),
-            self.first.eq(chosen & (held.trivial | (choice.spare == 0) | level[-1])),
-            self.known.eq(self.first | waits),
-            self.passes.eq(chosen & ~self.first),
-        ]
+        m.d.comb += self.first.eq(chosen & (held.trivial | (choice.spare == 0) | level[-1]))
         next_choice: Any = Signal(choice_layout(spec))
         counted = Signal()  # `next_choice` is the choice of the pass that ends
         if spec.digits > 1:
             self._pass(m, choice, level, next_choice, counted)
-        m.d.sync += [chosen.eq(self.hand | counted), waits.eq(self.known & ~self.take)]
+        m.d.sync += chosen.eq(self.hand | counted)
         with m.If(self.hand):
-            m.d.sync += [
-                held.eq(self.task), choice.eq(self.choice), level.eq(1), idle.eq(0),
-            ]  # fmt: skip
+            m.d.sync += [choice.eq(self.choice), level.eq(1)]
         with m.Elif(counted):
             m.d.sync += [choice.eq(next_choice), level.eq(Cat(1, level))]
-        with m.If(self.take):
-            m.d.sync += idle.eq(1)
         self._cut(m, choice, level, counted, next_choice)
         return m
 
@@ -193,9 +132,4 @@ class SelectRadix(wiring.Component):
             m.d.sync += [from_bank.eq(0), left.eq(matched), self.row.eq(0)]
         with m.If(self.hand):
             m.d.sync += [from_bank.eq(1), left.eq(self.task.n), self.row.eq(0)]
-        ended = last
-        for stage in range(PASS_LATENCY["radix"]):
-            delayed = Signal(name=f"last_{stage}")
-            m.d.sync += delayed.eq(ended)
-            ended = delayed
-        m.d.comb += counted.eq(ended)
+        m.d.comb += counted.eq(self._ended(m, last))
