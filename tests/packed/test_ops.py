@@ -283,95 +283,50 @@ def test_shapes_of_a_network_on_pim() -> None:
         assert tuple(values["head"]) == ("i16", (10,))
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (_pim(slice_bits=3), "node 'stem': slice_bits must divide activation_bits = 4, not 3"),
-        (
-            _pim(mux=3),
-            (
-                "node 'stem': columns must be at least 4 and a multiple of mux, and mux a multiple or "
-                "a divisor of 4, not 24 and 3"
-            ),
-        ),
-        (
-            _pim(columns=2, mux=2),
-            (
-                "node 'stem': columns must be at least 4 and a multiple of mux, and mux a multiple or "
-                "a divisor of 4, not 2 and 2"
-            ),
-        ),
-        (
-            _pim(group_rows=13),
-            (
-                "node 'stem': weight must have the parameters {'encoding': 'twos', 'bits': 4, "
-                "'rows': 13}, not {'encoding': 'twos', 'bits': 4, 'rows': 12}"
-            ),
-        ),
-        (
-            _pim(decomposition="differential"),
-            (
-                "node 'stem': weight must have the parameters {'encoding': 'differential', 'bits': 4, "
-                "'rows': 12}, not {'encoding': 'twos', 'bits': 4, 'rows': 12}"
-            ),
-        ),
-        (
-            _pim(columns=32),
-            "node 'stem': transfer must have the shape (1, 37) or (32, 37), not (24, 37)",
-        ),
-        (
-            _pim(slice_bits=1),
-            "node 'stem': transfer must have the shape (1, 13) or (24, 13), not (24, 37)",
-        ),
-        (
-            _pim(tensors={"noise": raw.encode(np.zeros(24, np.int16))}),
-            "node 'stem': noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (24,)",
-        ),
-        (
-            _pim(tensors={"noise": raw.encode(np.zeros(2048, np.int16))}),
-            "node 'stem': noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (2048,)",
-        ),
-        (
-            _pim(tensors={"noise": raw.encode(np.zeros(16, np.int32))}),
-            "tensor stem:noise: dtype must be int16, not int32",
-        ),
-        (
-            _pim(tensors={"epilogue": raw.encode(np.full(8, 1 << 55, np.uint64))}),
-            "tensor stem:epilogue: bits 55..63 of each word must be 0",
-        ),
-        (
-            _pim(tensors={"epilogue": raw.encode(np.zeros(9, np.uint64))}),
-            "tensor stem:epilogue: shape must be (8,), not (9,)",
-        ),
-        (
-            _pim(tensors={"weight": cnn().nodes[1].tensors["weight"]}),
-            "tensor stem:weight: codec must be 'bitplane', not 'int4'",
-        ),
-        (
-            _pim(groups=2),
-            (
-                "node 'stem': unknown attribute 'groups'; known are mode, relu, wide, decomposition, "
-                "weight_bits, activation_bits, slice_bits, adc_bits, group_rows, columns, mux, "
-                "noise_seed, grid, grid_lsb, grid_offset, kernel, stride, padding, dilation"
-            ),
-        ),
-        (
-            _pim(kernel=[3, 2]),
-            "node 'stem': weight must have K = 3 / 1 x 3 x 2, not 27",
-        ),
-        (
-            _pim("head", kernel=[1, 1]),
-            (
-                "node 'head': unknown attribute 'kernel'; known are mode, relu, wide, decomposition, "
-                "weight_bits, activation_bits, slice_bits, adc_bits, group_rows, columns, mux, "
-                "noise_seed, grid, grid_lsb, grid_offset"
-            ),
-        ),
-    ],
+COLUMNS = "columns must be at least 4 and a multiple of mux, and mux a multiple or a divisor of 4"
+KNOWN = (
+    "known are mode, relu, wide, decomposition, weight_bits, activation_bits, slice_bits, adc_bits,"
+    " group_rows, columns, mux, noise_seed, grid, grid_lsb, grid_offset"
 )
-def test_layers_on_pim_are_checked(network: PackedNetwork, message: str) -> None:
+PARAMS = "weight must have the parameters {'encoding': 'twos', 'bits': 4, 'rows': 13}, not {'enco"
+WINDOW = "kernel, stride, padding, dilation"
+
+
+@pytest.mark.parametrize(
+    ("network", "subject", "message"),
+    [
+        (_pim(slice_bits=3), "node 'stem'", "slice_bits must divide activation_bits = 4, not 3"),
+        (_pim(mux=3), "node 'stem'", f"{COLUMNS}, not 24 and 3"),
+        (_pim(columns=2, mux=2), "node 'stem'", f"{COLUMNS}, not 2 and 2"),
+        (_pim(columns=25), "node 'stem'", f"{COLUMNS}, not 25 and 4"),
+        (_pim(group_rows=13), "node 'stem'", PARAMS),
+        (_pim(decomposition="differential"), "node 'stem'",
+         PARAMS.replace("twos", "differential").replace("13", "12")),
+        (_pim(columns=32), "node 'stem'",
+         "transfer must have the shape (1, 37) or (32, 37), not (24, 37)"),
+        (_pim(slice_bits=1), "node 'stem'",
+         "transfer must have the shape (1, 13) or (24, 13), not (24, 37)"),
+        (_pim(tensors={"noise": raw.encode(np.zeros(24, np.int16))}), "node 'stem'",
+         "noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (24,)"),
+        (_pim(tensors={"noise": raw.encode(np.zeros(2048, np.int16))}), "node 'stem'",
+         "noise must have one axis of 4, 8, 16 .. 1024 entries, not shape (2048,)"),
+        (_pim(tensors={"noise": raw.encode(np.zeros(16, np.int32))}), "tensor stem:noise",
+         "dtype must be int16, not int32"),
+        (_pim(tensors={"epilogue": raw.encode(np.full(8, 1 << 55, np.uint64))}),
+         "tensor stem:epilogue", "bits 55..63 of each word must be 0"),
+        (_pim(tensors={"epilogue": raw.encode(np.zeros(9, np.uint64))}), "tensor stem:epilogue",
+         "shape must be (8,), not (9,)"),
+        (_pim(tensors={"weight": cnn().nodes[1].tensors["weight"]}), "tensor stem:weight",
+         "codec must be 'bitplane', not 'int4'"),
+        (_pim(groups=2), "node 'stem'", f"unknown attribute 'groups'; {KNOWN}, {WINDOW}"),
+        (_pim("head", kernel=[1, 1]), "node 'head'", f"unknown attribute 'kernel'; {KNOWN}"),
+        (_pim(kernel=[3, 2]), "node 'stem'", "weight must have K = 3 / 1 x 3 x 2, not 27"),
+        (_pim(adc_bits=11), "node 'stem'", "attribute adc_bits must be an int in 2..10, not 11"),
+    ],
+)  # fmt: skip
+def test_layers_on_pim_are_checked(network: PackedNetwork, subject: str, message: str) -> None:
     """Each rule of a layer on the macro names node or tensor and what it must be."""
-    with pytest.raises(PackedFormatError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(f'{subject}: {message}')}"):
         graph.check(network)
 
 
