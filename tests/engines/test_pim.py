@@ -218,7 +218,8 @@ LOWER = "lower rows, slice_bits or weight_bits"
         ({"noise_bits": 11}, "noise_bits must be in 0..10, not 11; the nearest legal value is 10"),
         ({"epilogue_lanes": 65},
          "epilogue_lanes must be in 1..64, not 65; the nearest legal value is 64"),
-        ({"decomposition": "native", "rows": 300, "slice_bits": 4}, f"{VALUES}, not 67501; {LOWER}"),
+        ({"decomposition": "native", "rows": 300, "slice_bits": 4},
+         f"{VALUES}, not 67501; {LOWER}"),
     ],
 )  # fmt: skip
 def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:
