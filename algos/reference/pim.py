@@ -191,19 +191,19 @@ class Tile:
 
 
 def rescale(acc: Tensor, columns: NDArray[np.uint64], *, relu: bool, wide: bool) -> Tensor:
-    """Return sat(RNE((±acc + bias) * mult / 2**shift)) of int64[M, n], bit 54 of a column negates.
+    """Return sat(RNE((±16 acc + bias) * mult / 2**shift)) of int64[M, n]; bit 54 negates acc.
 
     Parameters
     ----------
     columns : uint64[n]
-        Bias int32 in bits 0..31, mult 32..47, shift 48..53, negate 54.
+        Bias int32, sixteenths of an LSB, in bits 0..31, mult 32..47, shift 48..53, negate 54.
 
     Returns
     -------
     int8[M, n], or int16[M, n] where `wide`
     """
     negate = tensor_of((columns & NEGATE) != 0)
-    return epilogue_fixed(torch.where(negate, -acc, acc), columns, relu=relu, wide=wide)
+    return epilogue_fixed(16 * torch.where(negate, -acc, acc), columns, relu=relu, wide=wide)
 
 
 def xorshift32_draws(states: Tensor, count: int) -> Tensor:
