@@ -14,9 +14,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.blocks import Blocks
 from rtl.lib.counters import tally
 from rtl.w4a8.layout import PARAMETER_BEATS, WS_A_BEATS
-from rtl.w4a8.loops import Blocks, TileLoop, k_bits, tile_sizes
+from rtl.w4a8.loops import TileLoop, k_bits, tile_sizes
 
 
 def _words(*names: str) -> data.StructLayout:

@@ -10,6 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.blocks import Blocks
 from rtl.lib.counters import pending
 from rtl.lib.widths import index_bits
 from rtl.w4a8.layout import (
@@ -21,13 +22,7 @@ from rtl.w4a8.layout import (
     scale_slots,
     w_codes,
 )
-from rtl.w4a8.loops import (
-    Blocks,
-    TileLoop,
-    k_bits,
-    spacing,
-    tile_sizes,
-)
+from rtl.w4a8.loops import TileLoop, k_bits, spacing, tile_sizes
 
 WRITE_BACK = 3
 """Cycles from the launch of a wave to the first launch that reads what it wrote."""

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loop counters without division: what is left of a dimension, and the present block."""
+"""Loop counters of tiles, and distances between events."""
 
 from __future__ import annotations
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
-from amaranth.hdl._ast import Assign
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from cosil.engines.w4a8 import W4A8Spec
+from rtl.lib.blocks import Blocks
 
 
 def k_bits(spec: W4A8Spec) -> int:
@@ -20,45 +20,6 @@ def tile_sizes(spec: W4A8Spec) -> tuple[int, int]:
     """Rows and columns of a tile (os), or of an m-chunk and an n-tile (ws)."""
     rows = spec.array_rows if spec.dataflow == "os" else spec.acc_rows
     return rows, spec.array_cols
-
-
-class Blocks:
-    """Walks through `total` in blocks of `size`; every output is a register.
-
-    Both flags of the next block are computed from the present count in parallel, so that no
-    comparison follows a subtraction in one cycle.
-
-    Attributes
-    ----------
-    more : Signal
-        Another block follows the present one.
-    part : Signal
-        Elements in the present block, 1..size.
-    """
-
-    def __init__(self, size: int, width: int, name: str) -> None:
-        self.size = size
-        self.left = Signal(width, name=f"{name}_left")
-        self.more = Signal(name=f"{name}_more")
-        self.part = Signal(range(size + 1), name=f"{name}_part")
-
-    def load(self, total: Value) -> list[Assign]:
-        """Return the assignments that begin a walk through `total`."""
-        more = total > self.size
-        return [
-            self.left.eq(total),
-            self.more.eq(more),
-            self.part.eq(Mux(more, self.size, total)),
-        ]
-
-    def step(self) -> list[Assign]:
-        """Return the assignments that go to the next block; only where `more` is 1."""
-        more = self.left > 2 * self.size
-        return [
-            self.left.eq(self.left - self.size),
-            self.more.eq(more),
-            self.part.eq(Mux(more, self.size, self.left - self.size)),
-        ]
 
 
 def spacing(m: Module, name: str, cycles: int, event: Value, *, clear: Value) -> Value:
