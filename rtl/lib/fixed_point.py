@@ -29,6 +29,8 @@ class FixedPointLane(wiring.Component):
     ----------
     acc_bits : int
         Width of the accumulator.
+    negates : bool
+        There is a port `negate`.
 
     Members
     -------
@@ -38,6 +40,8 @@ class FixedPointLane(wiring.Component):
         Accumulator.
     column : In(COLUMN)
         `reserved` is ignored.
+    negate : In(1)
+        -acc takes the place of acc.
     relu : In(1)
         Negative results become 0. Constant while results are in flight.
     wide : In(1)
@@ -49,19 +53,21 @@ class FixedPointLane(wiring.Component):
     en: Signal
     acc: Signal
     column: Any
+    negate: Signal
     relu: Signal
     wide: Signal
     y: Signal
 
     STAGES = FIXED_EPILOGUE_LATENCY - 1
 
-    def __init__(self, acc_bits: int) -> None:
-        self._acc_bits = acc_bits
+    def __init__(self, acc_bits: int, *, negates: bool = False) -> None:
+        self._acc_bits, self._negates = acc_bits, negates
         super().__init__(
             {
                 "en": In(1),
                 "acc": In(signed(acc_bits)),
                 "column": In(COLUMN),
+                **({"negate": In(1)} if negates else {}),
                 "relu": In(1),
                 "wide": In(1),
                 "y": Out(16),
@@ -72,12 +78,22 @@ class FixedPointLane(wiring.Component):
         m = Module()
         en = self.en
         # 1: operands come straight out of a memory, whose access time fills most of a cycle.
-        acc = register(m, en, self.acc, name="acc_reg")
+        acc: Value = self.acc
+        if self._negates:
+            acc = (acc.as_unsigned() ^ self.negate.replicate(self._acc_bits)).as_signed()
+        acc = register(m, en, acc, name="acc_reg")
         column = register(m, en, self.column, name="column_reg")
+        bias = column.bias
 
         # 2: one bit more than the wider of accumulator and bias holds the sum.
         total = Signal(signed(max(self._acc_bits, 32) + 1))
-        m.d.comb += total.eq(acc + column.bias)
+        if self._negates:
+            # -acc is ~acc + 1; a bit below the sum carries the 1 into the one adder.
+            carry = register(m, en, self.negate, name="negate_reg")
+            acc, bias = Cat(carry, acc).as_signed(), Cat(carry, bias).as_signed()
+            m.d.comb += total.eq((acc + bias) >> 1)
+        else:
+            m.d.comb += total.eq(acc + bias)
         total = register(m, en, total, name="total_reg")
         mult = register(m, en, column.mult, name="mult")
         early = register(m, en, column.shift, name="shift", stages=2)

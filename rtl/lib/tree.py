@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Balanced trees with a register behind every second level."""
+"""Balanced trees, combinational or with a register behind every second level."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def add(a: Value, b: Value) -> Value:
 def larger(a: Value, b: Value) -> Value:
     """Return the larger of two values of one shape."""
     return Mux(a > b, a, b)
+
+
+def tree(values: Sequence[Value], combine: Callable[[Value, Value], Value]) -> Value:
+    """Return all values, one at least, combined without registers.
+
+    Parameters
+    ----------
+    values : sequence of Value
+        Operands.
+    combine : callable
+        As for `registered_tree`.
+    """
+    while len(values) > 1:
+        pairs = [combine(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = [*pairs, *values[2 * len(pairs) :]]
+    return values[0]
 
 
 def registered_tree(
