@@ -130,10 +130,10 @@ def pim_layer(
     slices = ((1 << program["activation_bits"]) - 1) // ((1 << program["slice_bits"]) - 1)
     most = (code_range(decomposition, adc_bits)[1] * slices * -(-k // program["group_rows"])
             * max(map(abs, plane_weights(decomposition, bits))))  # fmt: skip
-    bias = rng.integers(-most // 4 - 1, most // 4 + 2, n).astype(np.int32)
+    bias = rng.integers(-4 * most, 4 * most + 1, n).astype(np.int32)  # sixteenths
     # A sum of the largest magnitude gives about four times the output's range.
     mult = rng.integers(2**14, 2**16, n, dtype=np.uint64)
-    shift = np.uint64(8 + max(0, (most >> 1).bit_length()) - (8 if program.get("wide") else 0))
+    shift = np.uint64(12 + max(0, (most >> 1).bit_length()) - (8 if program.get("wide") else 0))
     words = bias.view(np.uint32).astype(np.uint64) | mult << np.uint64(32)
     words |= shift << np.uint64(48) | rng.integers(0, 2, n, dtype=np.uint64) << np.uint64(54)
     weight = bitplane.encode(codes, encoding=encoding(decomposition), bits=bits,

@@ -71,7 +71,8 @@ class Operands:
     states : uint32[A]
         State of each ADC's generator when the job begins, none 0; empty without noise hardware.
     e : uint64[n]
-        Column parameters: bias int32 in bits 0..31, mult 32..47, shift 48..53, negate 54.
+        Column parameters: bias int32, sixteenths of an LSB, in bits 0..31, mult 32..47, shift
+        48..53, negate 54.
     """
 
     x: NDArray[np.uint8]
@@ -128,8 +129,30 @@ def layer_spec(node: Node) -> PimSpec:
         rows=node.attrs["group_rows"],
         groups=-(-k // node.attrs["group_rows"]),
         noise_bits=_noise_bits(node),
-        **{name: node.attrs[name] for name in _SAME},
+        **{name: node.attrs[name] for name in (*_SAME, *_OF_COLUMNS)},
     )
+
+
+def unsuited(spec: PimSpec, node: Node) -> list[str]:
+    """Return what a macro would have to have to run a node on engine `pim`; empty if it runs it.
+
+    Columns and mux only matter to a node whose columns differ: through transfer tables of their
+    own, or noise.
+    """
+    attrs, tensors = node.attrs, node.tensors
+    own = tensors["transfer"].shape[0] > 1 or "noise" in tensors
+    same = [
+        f"{name} = {attrs[name]!r}, not {getattr(spec, name)!r}"
+        for name in (*_SAME, *(_OF_COLUMNS if own else ()))
+        if attrs[name] != getattr(spec, name)
+    ]
+    needed = (
+        ("rows", attrs["group_rows"], spec.rows),
+        ("groups", -(-tensors["weight"].shape[1] // attrs["group_rows"]), spec.groups),
+        ("noise_bits", _noise_bits(node), spec.noise_bits),
+    )
+    more = [f"{name} >= {least}, not {found}" for name, least, found in needed if found < least]
+    return same + more
 
 
 def layer_jobs(spec: PimSpec, node: Node, codes: NDArray[np.int8]) -> list[tuple[Job, Operands]]:
@@ -138,8 +161,7 @@ def layer_jobs(spec: PimSpec, node: Node, codes: NDArray[np.int8]) -> list[tuple
     Parameters
     ----------
     spec : PimSpec
-        The macro. Decomposition, bits, columns and mux must be the node's; rows, groups and the
-        noise table may be larger than it needs.
+        The macro; what it must have for the node, `unsuited` says.
     node : Node
         A node on engine `pim` that has passed the checks of loading.
     codes : int8[..., K] or int8[B, C, H, W]
@@ -277,25 +299,9 @@ def _check_node(spec: PimSpec, node: Node) -> None:
             f"pim: node {node.name!r} must be 'linear' or 'conv2d' on engine 'pim', "
             f"not {node.op!r} on {node.engine!r}"
         )
-    for name in _SAME:
-        wanted, found = node.attrs[name], getattr(spec, name)
-        if wanted != found:
-            raise ValueError(
-                f"pim: node {node.name!r} needs a macro with {name} {wanted!r}, not {found!r}"
-            )
-    needed = (
-        ("rows", node.attrs["group_rows"], spec.rows),
-        ("groups", -(-node.tensors["weight"].shape[1] // node.attrs["group_rows"]), spec.groups),
-        ("noise_bits", _noise_bits(node), spec.noise_bits),
-    )
-    for name, least, found in needed:
-        if found < least:
-            raise ValueError(
-                f"pim: node {node.name!r} needs a macro with {name} of at least {least}, "
-                f"not {found}"
-            )
+    if reasons := unsuited(spec, node):
+        raise ValueError(f"pim: node {node.name!r} needs a macro with {', '.join(reasons)}")
 
 
-_SAME = (
-    "decomposition", "weight_bits", "activation_bits", "slice_bits", "adc_bits", "columns", "mux",
-)  # fmt: skip
+_SAME = ("decomposition", "weight_bits", "activation_bits", "slice_bits", "adc_bits")
+_OF_COLUMNS = ("columns", "mux")
