@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosil.engines.pim import PimSpec
-from cosil.lowering.conv import conv_geometry, conv_images, im2col
+from cosil.lowering.conv import check_codes, conv_geometry, conv_images, im2col
 from cosil.packed import decomposition as decompose
 from cosil.packed.generators import stream_state
 from cosil.packed.network import Node
@@ -180,13 +180,14 @@ def layer_jobs(spec: PimSpec, node: Node, codes: NDArray[np.int8]) -> list[tuple
         If the node is not one that the macro runs, or the codes do not suit it.
     """
     _check_node(spec, node)
-    clamped = codes.clip(0, min(127, (1 << spec.activation_bits) - 1))
     if node.op == "conv2d":
         geometry = conv_geometry(node)
         geometry.pop("groups")
-        x = im2col(clamped, **geometry).view(np.uint8)
+        rows = im2col(codes, **geometry)
     else:
-        x = np.ascontiguousarray(clamped).reshape(-1, codes.shape[-1]).view(np.uint8)
+        rows = codes.reshape(-1, codes.shape[-1])
+        check_codes(rows, 2)
+    x = rows.clip(0, min(127, (1 << spec.activation_bits) - 1)).view(np.uint8)
     weight, epilogue = node.tensors["weight"], node.tensors["epilogue"].words
     total, k = weight.shape
     if x.shape[1] != k:
