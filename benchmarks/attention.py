@@ -7,7 +7,6 @@ default engine. Seconds are of the thread, the best of several runs, without com
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lib import results
-from benchmarks.lib.results import Result
+from benchmarks.lib.results import Result, thread_seconds_of
 from cosil.engines.attention import AttentionSpec, log_table, pow_table
 from cosil.lowering.attention import Operands, RowCommand
 from sim.attention import run
@@ -113,12 +112,7 @@ def products(operands: Operands) -> Callable[[], object]:
 def best(call: Callable[[], object], runs: int = 15) -> float:
     """Return the least thread seconds of a call, after one that is not counted."""
     call()
-    least = float("inf")
-    for _ in range(runs):
-        begin = time.thread_time()
-        call()
-        least = min(least, time.thread_time() - begin)
-    return least
+    return min(thread_seconds_of(call) for _ in range(runs))
 
 
 def simulate() -> Any:

