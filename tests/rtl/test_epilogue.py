@@ -33,9 +33,12 @@ Run = Callable[..., dict[str, NDArray[np.uint64]]]
 WIDE_ACC_BITS = 43
 """The widest accumulator of the attention engine, which has the fixed lane too."""
 
+NEGATED_ACC_BITS = 38
+"""The widest of the PIM engine, sixteenths included."""
+
 INPUTS = {
     "en": 1, "code": 4, "scale": 16, "acc": signed(WIDE_ACC_BITS), "s_ch": 32, "a_s": 32,
-    "column": 64, "relu": 1, "wide": 1,
+    "column": 64, "relu": 1, "wide": 1, "negate": 1,
 }  # fmt: skip
 PARTS: dict[str, Callable[[], Part]] = {
     "w_twos": lambda: Requant(W4A8Spec(scales="group", weight_encoding="twos")),
@@ -45,6 +48,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "y_fixed_channel": lambda: FixedPointLane(CHANNEL.acc_bits),
     "y_fixed_group": lambda: FixedPointLane(GROUP.acc_bits),
     "y_fixed_wide": lambda: FixedPointLane(WIDE_ACC_BITS),
+    "y_fixed_negates": lambda: FixedPointLane(NEGATED_ACC_BITS, negates=True),
 }
 """Output port of `Parts`, and the part that drives it."""
 
@@ -216,8 +220,11 @@ def test_fixed_lane_equals_python_integers(run: Run, relu: bool, wide: bool) -> 
         ("y_fixed_channel", CHANNEL.acc_bits),
         ("y_fixed_group", GROUP.acc_bits),
         ("y_fixed_wide", WIDE_ACC_BITS),
+        ("y_fixed_negates", NEGATED_ACC_BITS),
     ):
-        acc = _acc_patterns(rng, n, bits)
+        given = _acc_patterns(rng, n, bits)
+        negate = rng.integers(0, 2, n)
+        acc = np.where(negate, -given, given) if port == "y_fixed_negates" else given
         size = rng.integers(0, 32, n)
         bias = np.where(
             rng.integers(0, 6, n) == 0,
@@ -239,8 +246,8 @@ def test_fixed_lane_equals_python_integers(run: Run, relu: bool, wide: bool) -> 
             | mult.astype(np.uint64) << np.uint64(32)
             | shift.astype(np.uint64) << np.uint64(48)
         )
-        flags = {"relu": np.full(n, relu), "wide": np.full(n, wide)}
-        got = run(acc=acc & (1 << WIDE_ACC_BITS) - 1, column=column, **flags)[port]
+        flags = {"relu": np.full(n, relu), "wide": np.full(n, wide), "negate": negate}
+        got = run(acc=given & (1 << WIDE_ACC_BITS) - 1, column=column, **flags)[port]
         expected = _fixed_expected(acc, column, relu, wide)
         top = 32767 if wide else 127
         assert expected.count(top) > 200

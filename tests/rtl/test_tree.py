@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registered trees against Python's sum and max."""
+"""Trees, registered and not, against Python's sum and max."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from rtl.lib.tree import add, larger, registered_tree
+from rtl.lib.tree import add, larger, registered_tree, tree
 
 BITS = 6
 
@@ -66,3 +66,37 @@ def test_trees_are_exact_and_of_the_stated_depth(width: int, registers: int) -> 
     sim.run()
     expected = [(sum(row), max(row)) for row in rows.tolist()]
     assert expected[:-registers] == shown[registers:]
+
+
+class Combinational(wiring.Component):
+    """Sum of a row of any width."""
+
+    i: Any
+    total: Signal
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        shape = {"i": In(data.ArrayLayout(signed(BITS), width)), "total": Out(signed(16))}
+        super().__init__(shape)
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect the tree."""
+        m = Module()
+        m.d.comb += self.total.eq(tree([self.i[index] for index in range(self._width)], add))
+        return m
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 70])
+def test_combinational_tree_takes_any_number(width: int) -> None:
+    """The sum shows in the same cycle, for widths that are no power of two as well."""
+    rows = np.random.default_rng(width).integers(-(1 << BITS - 1), 1 << BITS - 1, (20, width))
+    dut = Combinational(width)
+
+    async def testbench(ctx: Any) -> None:
+        for row in rows.tolist():
+            ctx.set(dut.i, row)
+            assert sum(row) == ctx.get(dut.total)
+
+    sim = Simulator(dut)
+    sim.add_testbench(testbench)
+    sim.run()
