@@ -152,8 +152,11 @@ def pim(seed: int = 0, *, decomposition: Decomposition = "bit_serial") -> Packed
     """
     rng = np.random.default_rng(seed)
 
+    columns = {"bit_serial": 24, "differential": 12, "native": 8}[decomposition]
+
     def layer(name: str, op: str, source: str, n: int, k: int, **attrs: Any) -> Node:
-        program, tensors = pim_layer(rng, n, k, decomposition=decomposition, **attrs)
+        attrs = {"decomposition": decomposition, "columns": columns, **attrs}
+        program, tensors = pim_layer(rng, n, k, **attrs)
         return Node(name, op, (source,), program, tensors, "pim")
 
     near = {"kernel": [3, 3], "padding": [1, 1]}

@@ -8,6 +8,7 @@ products of cells and slices, where the simulator and the hardware count bits.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from algos.reference.w4a8 import EXACT_FLOAT32, epilogue_fixed, tensor_of
 from cosil.engines.pim import PimSpec
 from cosil.lowering.pim import FLAG_RELU, FLAG_WIDE, Job, Operands, check_job
-from cosil.packed.generators import xorshift32_rows
+from cosil.packed.generators import WORD, xorshift32_rows
 
 BLOCK = 1 << 21
 """Conversions that are computed at once, so that memory does not grow with the job."""
@@ -148,9 +149,11 @@ class Tile:
         spec = self.spec
         n, planes, k = self.cells.shape
         columns = self.cells.reshape(n * planes, k)
-        # Sums of cells and slices are integers below 2**24, in whatever order BLAS adds them.
+        weights = torch.tensor(spec.plane_weights, dtype=torch.float32)
+        # Column values, and an output's codes times their weights, are sums of integers that stay
+        # below 2**24, in whatever order BLAS adds them.
         assert max(-spec.value_min, spec.value_max) <= EXACT_FLOAT32
-        weights = torch.tensor(spec.plane_weights)
+        assert spec.code_max * float(weights.abs().sum()) <= EXACT_FLOAT32
         noise = self._noise(x.shape[0])
         acc = torch.zeros(x.shape[0], n, dtype=torch.int64)
         for s in range(spec.slices):
@@ -158,19 +161,27 @@ class Tile:
             slices = ((x >> shift) & (spec.slice_levels - 1)).float()
             for g in range(self.groups):
                 part = slice(g * self.rows, (g + 1) * self.rows)
-                value = (slices[:, part] @ columns[:, part].t()).long() - self.value_min
-                code = self._convert(value, None if noise is None else noise[:, s, g])
-                acc += (code.reshape(-1, n, planes) * weights).sum(dim=2) << shift
+                value = slices[:, part] @ columns[:, part].t()
+                code = self._convert(value.long(), None if noise is None else noise[:, s, g])
+                total = code.reshape(-1, n, planes).float() @ weights
+                acc += total.long() << shift
         return acc
 
     def _convert(self, value: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the codes, int32[B, n.P], of values counted from the first entry on."""
-        spec = self.spec
-        first = torch.arange(self.transfer.shape[0]) * self.transfer.shape[1]
-        sixteenths = self.transfer.reshape(-1)[value + first]
-        if noise is not None:
-            sixteenths = sixteenths + noise
-        return ((sixteenths + 8) >> 4).clamp(spec.code_min, spec.code_max)
+        """Return the codes, int32[B, n.P], of values int64[B, n.P]."""
+        rows, entries = self.transfer.shape
+        entry = value + (torch.arange(rows) * entries - self.value_min)
+        if noise is None:
+            return self._quiet.reshape(-1)[entry]
+        return self._codes(self.transfer.reshape(-1)[entry] + noise)
+
+    @functools.cached_property
+    def _quiet(self) -> Tensor:
+        """Code of each entry of the transfer tables without noise."""
+        return self._codes(self.transfer)
+
+    def _codes(self, sixteenths: Tensor) -> Tensor:
+        return ((sixteenths + 8) >> 4).clamp(self.spec.code_min, self.spec.code_max)
 
     def _noise(self, vectors: int) -> Tensor | None:
         """Return the noise of the next vectors' columns, int32[B, S, G, n.P]; step all ADCs.
@@ -181,13 +192,14 @@ class Tile:
         if not spec.noise_bits:
             return None
         shape = (vectors, spec.slices, self.groups, spec.mux)
-        draws = xorshift32_draws(self.states, int(np.prod(shape)))
-        self.states = draws[-1]
+        states, steps = self.states, math.prod(shape)
+        self.states = xorshift32_jump(states, steps)
         if not self.noise.any():
             return None
-        column = torch.arange(self.cells.shape[0] * self.cells.shape[1])
-        used = draws.reshape(*shape, -1)[..., column % spec.mux, column // spec.mux]
-        return self.noise[used >> (32 - spec.noise_bits)]
+        columns = self.cells.shape[0] * self.cells.shape[1]
+        draws = xorshift32_draws(states[: -(-columns // spec.mux)], steps).reshape(*shape, -1)
+        by_column = self.noise[draws >> (32 - spec.noise_bits)].transpose(3, 4)
+        return by_column.reshape(*shape[:3], -1)[..., :columns]
 
 
 def rescale(acc: Tensor, columns: NDArray[np.uint64], *, relu: bool, wide: bool) -> Tensor:
@@ -209,12 +221,19 @@ def rescale(acc: Tensor, columns: NDArray[np.uint64], *, relu: bool, wide: bool)
 def xorshift32_draws(states: Tensor, count: int) -> Tensor:
     """Return the next `count` states, at least one, of generators int64[A], int64[count, A].
 
-    The states after 1, 2, 4 .. steps jump, so that each pass doubles what is known.
+    Runs of consecutive states, each begun by jumps, advance side by side, one step at a time.
     """
-    known = xorshift32_jump(states, 1)[None]
-    while known.shape[0] < count:
-        known = torch.cat([known, xorshift32_jump(known, known.shape[0])])
-    return known[:count]
+    steps = 1 << ((count - 1).bit_length() + 1) // 2
+    known = states[None]
+    while known.shape[0] * steps < count:
+        known = torch.cat([known, xorshift32_jump(known, known.shape[0] * steps)])
+    runs = torch.empty(known.shape[0], steps, states.shape[0], dtype=torch.int64)
+    for i in range(steps):
+        known = known ^ ((known << 13) & WORD)
+        known = known ^ (known >> 17)
+        known = known ^ ((known << 5) & WORD)
+        runs[:, i] = known
+    return runs.reshape(-1, states.shape[0])[:count]
 
 
 def xorshift32_jump(states: Tensor, steps: int) -> Tensor:
