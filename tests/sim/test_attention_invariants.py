@@ -154,8 +154,10 @@ def test_a_violation_is_noticed(violate: Callable[[Finished], None], said: str) 
 
 def test_a_growing_list_is_noticed() -> None:
     """The commands of another pass: what was kept is more than was there."""
-    run = finished([ResetCommand(12), ROW, TokensCommand(12, 9)])
-    shorter = finished([ResetCommand(8), replace(ROW, n=8), TokensCommand(8, 4)])
+    twelve: list[Command] = [ResetCommand(12), ROW, TokensCommand(12, 9)]
+    run = finished(twelve)
+    eight: list[Command] = [ResetCommand(8), replace(ROW, n=8), TokensCommand(8, 4)]
+    shorter = finished(eight)
     run.program.commands[0] = shorter.program.commands[0]
     with pytest.raises(AssertionError, match="survivors do not grow"):
         check_run(*run)
