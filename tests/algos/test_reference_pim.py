@@ -225,6 +225,32 @@ def test_states_go_on_from_block_to_block(monkeypatch: pytest.MonkeyPatch) -> No
     assert oracle(spec, job, operands, w) == (whole.y.tolist(), whole.states.tolist())
 
 
+def test_largest_accumulator() -> None:
+    """The most negative sum of the widest macro, 256 groups of -128 * 1023 * 255, is exact."""
+    spec = PimSpec(rows=1, columns=16, groups=256, weight_bits=8, activation_bits=8, adc_bits=10,
+                   mux=8, noise_bits=0)  # fmt: skip
+    transfer = np.full((16, spec.entries), -32768, np.int16)
+    transfer[7::8] = 32767
+    job = Job(1, 256, 2, 1, FLAG_WIDE)
+    operands = Operands(
+        x=np.zeros((1, 256), np.uint8),
+        w=np.zeros((2, 8, 256, 1), np.uint64),
+        transfer=transfer,
+        noise=np.zeros(0, np.int16),
+        states=np.zeros(0, np.uint32),
+        e=np.array([0x80000000 | 65535 << 32 | 40 << 48, 0x7FFFFFFF | 1 << 32 | 23 << 48 | 1 << 54],
+                   np.uint64),
+    )  # fmt: skip
+    acc = -256 * 128 * 1023 * 255
+    assert acc.bit_length() + 1 == spec.acc_bits
+    exact = [
+        round(Fraction((16 * acc - 2**31) * 65535, 2**40)),
+        round(Fraction(-16 * acc + 2**31 - 1, 2**23)),
+    ]
+    assert [exact] == reference(spec, job, operands).y.tolist()
+    assert max(map(abs, exact)) < 2**15, "saturation would hide the sum"
+
+
 def test_jobs_that_the_macro_cannot_run_are_refused() -> None:
     """The edge check stands before the computation."""
     spec = PimSpec(noise_bits=0)
