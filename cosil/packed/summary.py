@@ -120,5 +120,7 @@ def _codec(name: str, tensor: PackedTensor) -> str:
     if tensor.codec == "int4":
         size = tensor.params["group_size"]
         parts.append(f"{tensor.params['encoding']}{f' g{size}' if size else ''}")
+    if tensor.codec == "bitplane":
+        parts.append("{encoding} b{bits} r{rows}".format(**tensor.params))
     parts.append("x".join(map(str, tensor.shape)))
     return " ".join(parts)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from benchmarks.fuzz_networks import cnn, transformer
+from benchmarks.fuzz_networks import cnn, pim, transformer
 from cosil.packed.summary import summarise
 
 
@@ -30,6 +30,16 @@ def test_counts_of_a_transformer() -> None:
     assert pytest.approx(4 + 16 / 8 + 32 / 16) == query.bits_per_weight
     assert "weight int4 offset g8 16x16" == query.codecs[0]
     assert (0, 16) == query.shape
+
+
+def test_counts_of_a_network_on_pim() -> None:
+    """Bit planes of 12 rows take a word of 64 bits each; codes' bits and rows are named."""
+    summary = summarise(pim())
+    stem = next(node for node in summary.nodes if node.name == "stem")
+    assert 8 * 27 == stem.weights
+    assert 8 * 4 * 3 * 64 == stem.weight_bits  # 27 inputs are three groups of rows
+    assert 8 * 4 * 3 * 8 + 8 * 8 + 24 * 37 * 2 + 16 * 2 == stem.stored_bytes
+    assert "weight bitplane twos b4 r12 8x27" == stem.codecs[0]
 
 
 def test_json() -> None:
