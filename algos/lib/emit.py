@@ -16,7 +16,7 @@ from algos.lib.calibrate import Calibrated, is_wide
 from algos.lib.graph import FloatNode
 from algos.lib.quantise import QuantisedWeight
 from cosil.lowering import tables
-from cosil.packed import int4, raw
+from cosil.packed import codecs, int4, raw
 from cosil.packed.network import Node, PackedNetwork
 from cosil.packed.tensor import PackedTensor
 
@@ -309,6 +309,6 @@ def bits_per_weight(network: PackedNetwork) -> float:
     for node in network.nodes:
         if node.op in ("linear", "conv2d"):
             weight = node.tensors["weight"]
-            bits += int4.stored_bits(weight)
+            bits += codecs.stored_bits(weight)
             weights += math.prod(weight.shape)
     return bits / weights

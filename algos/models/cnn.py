@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small convolutional network of the demo."""
+"""The small convolutional network of the demo, for digits of any even size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class DigitsCnn(nn.Module):
-    """A residual network for (B, 1, 8, 8) images of digits, about 33,000 parameters.
+    """A residual network for (B, 1, H, W) images of digits, about 33,000 parameters.
 
     Parameters
     ----------
@@ -39,5 +39,5 @@ class DigitsCnn(nn.Module):
         """Return logits (B, classes)."""
         x = self.down(self.stem(x))
         x = F.relu(x + self.body(x))
-        x = F.avg_pool2d(x, 4).flatten(1)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.head(self.dropout(x))

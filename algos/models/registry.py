@@ -36,7 +36,15 @@ from algos.models.cnn import DigitsCnn
 from algos.models.gpt import Gpt
 from algos.models.sampling import sample
 from algos.models.tasks import DocumentTask, ImageTask, Task, WindowTask
-from algos.models.train import DIGITS, TOPICS, TOPICS_CONFIG, train_digits, train_topics
+from algos.models.train import (
+    DIGITS,
+    MNIST,
+    MNIST_WIDTH,
+    TOPICS,
+    TOPICS_CONFIG,
+    train_digits,
+    train_topics,
+)
 
 # Normalisation of the checkpoints of akamaster/pytorch_resnet_cifar10.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -200,7 +208,21 @@ def _cached(
     return module
 
 
-# -- models with checkpoints -----------------------------------------------------------------
+# -- models with data or checkpoints ------------------------------------------------------------
+
+
+def _mnist_cnn(data: Path | None, show: bool) -> NamedModel:
+    train = load_npz(data_file("mnist/mnist_train.npz", data))
+    test = load_npz(data_file("mnist/mnist_test.npz", data))
+    task = ImageTask(
+        train, test, sources=("MNIST, 60000 training images", "MNIST, 10000 test images")
+    )
+    recipe = asdict(MNIST) | {"width": MNIST_WIDTH}
+    key = ("mnist-cnn", recipe, hashlib.sha256(train.pixels.tobytes()).hexdigest())
+    module = _cached(
+        key, DigitsCnn(MNIST_WIDTH), lambda: train_digits(task, MNIST, show, MNIST_WIDTH)
+    )
+    return NamedModel("mnist-cnn", module, task)
 
 
 def _resnet20(data: Path | None, show: bool) -> NamedModel:
@@ -245,6 +267,7 @@ def _stories260k(data: Path | None, show: bool) -> NamedModel:
 MODELS: dict[str, Loader] = {
     "digits-cnn": _digits_cnn,
     "topics-gpt": _topics_gpt,
+    "mnist-cnn": _mnist_cnn,
     "resnet20": _resnet20,
     "shakespeare-gpt": _shakespeare_gpt,
     "stories260k": _stories260k,

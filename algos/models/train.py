@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from algos.lib.threads import one_thread
 from algos.models.cnn import DigitsCnn
 from algos.models.gpt import Gpt, GptConfig
 from algos.models.tasks import ImageTask, WindowTask
@@ -50,14 +51,18 @@ class Recipe:
 
 
 DIGITS = Recipe(steps=200, batch=64, rate=4e-3)
+MNIST = Recipe(steps=600, batch=128, rate=4e-3)
+MNIST_WIDTH = 16
 TOPICS = Recipe(steps=400, batch=16, rate=4e-3)
 TOPICS_CONFIG = GptConfig(
     dim=64, layers=2, heads=4, vocab=96, context=64, activation="gelu", norm="layernorm"
 )
 
 
-def train_digits(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -> DigitsCnn:
-    """Train the CNN of the demo on the task's calibration images."""
+def train_digits(
+    task: ImageTask, recipe: Recipe = DIGITS, show: bool = False, width: int = 24
+) -> DigitsCnn:
+    """Train the CNN of the demo, by its width, on the task's calibration images."""
     images = task.inputs(task.calibration_images)
     labels = torch.tensor(task.calibration_images.labels)
 
@@ -66,7 +71,7 @@ def train_digits(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -
         return _shifted(images[index], generator), labels[index]
 
     with _repeatable(recipe.seed):
-        return _train(DigitsCnn(), draw, recipe, "training digits-cnn", show)
+        return _train(DigitsCnn(width), draw, recipe, "training a CNN on digits", show)
 
 
 def train_topics(
@@ -138,15 +143,7 @@ def _schedule(step: int, steps: int) -> float:
 
 @contextmanager
 def _repeatable(seed: int) -> Generator[None]:
-    """Seed torch within the block; leave its generator and its number of threads as they were.
-
-    One thread: the order of a sum, and so the weights, would depend on their number.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    """Seed torch within the block, with one thread; leave its generator as it was."""
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
