@@ -44,6 +44,7 @@ from torch import Tensor
 from algos.lib.calibrate import mode_of
 from algos.lib.graph import FloatGraph
 from algos.lib.provenance import provenance_of
+from algos.lib.threads import one_thread
 from algos.pim_qat.emission import packed
 from algos.pim_qat.macro import put_arrays
 from algos.pim_qat.settings import PimQatSettings
@@ -55,6 +56,9 @@ from cosil.packed.network import PackedNetwork
 __all__ = ["SETTINGS", "PimQatSettings", "compress", "deployed", "trained"]
 
 SETTINGS = PimQatSettings
+
+NORM_SAMPLES = 1024
+"""Inputs, at most, of BN calibration."""
 
 
 def compress(
@@ -74,7 +78,7 @@ def compress(
     Returns
     -------
     PackedNetwork
-        On one machine with one thread, equal graph, data and settings give equal bits.
+        On one machine equal graph, data and settings give equal bits.
 
     Raises
     ------
@@ -83,13 +87,14 @@ def compress(
     """
     settings = settings or PimQatSettings()
     samples = torch.cat(list(calibration)) if calibration else torch.zeros(0)
-    student = deployed(trained(graph, samples, settings), samples, settings)
+    with one_thread():
+        student = deployed(trained(graph, samples, settings), samples, settings)
     notes = [
         f"{name} runs digitally, on w4a8" for name in student.layers
         if name not in student.on_array
     ]  # fmt: skip
     record = provenance_of("pim_qat", asdict(settings), calibration, notes)
-    return packed(student, samples[: settings.samples], settings, record)
+    return packed(student, samples[: settings.start_samples], settings, record)
 
 
 def trained(graph: FloatGraph, samples: Tensor, settings: PimQatSettings) -> Student:
@@ -114,7 +119,7 @@ def trained(graph: FloatGraph, samples: Tensor, settings: PimQatSettings) -> Stu
             f"pim_qat: {graph.name} has no layer for an array: between its first and its last "
             "layer none has one group and reads the output of a ReLU"
         )
-    first = samples[: settings.samples]
+    first = samples[: settings.start_samples]
     start(student, first)
     student.backward_rescale = settings.backward_rescale
     if settings.pim_training:
@@ -145,9 +150,9 @@ def deployed(student: Student, samples: Tensor, settings: PimQatSettings) -> Stu
     """
     chip = student.copy()
     put_arrays(
-        chip, settings, samples[: settings.samples], adc_bits=settings.adc_bits, errors=True,
+        chip, settings, samples[: settings.start_samples], adc_bits=settings.adc_bits, errors=True,
         rescale=settings.forward_rescale and settings.pim_training,
     )  # fmt: skip
     if settings.bn_calibration:
-        calibrate_norms(chip, samples, settings.batch, settings.chip_seed)
+        calibrate_norms(chip, samples[:NORM_SAMPLES], settings.batch, settings.chip_seed)
     return chip

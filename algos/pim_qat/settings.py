@@ -14,7 +14,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "grid": ("B", "A", "search"),
 }
 _LEAST = {
-    "steps": 0, "batch": 2, "samples": 1, "shift": 0, "seed": 0, "chip_seed": 0,
+    "steps": 0, "batch": 2, "start_samples": 1, "shift": 0, "seed": 0, "chip_seed": 0,
     "decay": 0.0, "gain_sigma": 0.0, "offset_sigma": 0.0, "inl_peak": 0.0, "noise_sigma": 0.0,
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ class PimQatSettings:
         Images are moved by up to so many pixels.
     flip : bool
         Half of the batches are mirrored.
-    samples : int
+    start_samples : int
         Images, at most, that steps, clips, norms and grids start from.
     seed : int
         Of batches and noise in the training.
@@ -98,7 +98,7 @@ class PimQatSettings:
     decay: float = 1e-4
     shift: int = 1
     flip: bool = False
-    samples: int = 256
+    start_samples: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
