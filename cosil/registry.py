@@ -112,6 +112,17 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 bench="verif.attention",
                 energy="energy_models.attention:MODEL",
             ),
+            Engine(
+                name="pim",
+                summary="analog in-memory array behind low-resolution ADCs: three decompositions, "
+                "transfer tables, noise",
+                spec="cosil.engines.pim:PimSpec",
+                reference="algos.reference.pim:reference",
+                simulator="sim.pim:run",
+                rtl="rtl.pim:Pim",
+                bench="verif.pim",
+                energy="energy_models.pim:MODEL",
+            ),
         )
     }
 )
@@ -148,6 +159,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 function="algos.spatten:compress",
                 formats=("int4 per channel", "int4 per group", "attention program"),
                 engines=("w4a8", "attention"),
+            ),
+            Method(
+                name="pim_qat",
+                summary="training for analog arrays behind low-resolution ADCs (arXiv 2209.08617)",
+                function="algos.pim_qat:compress",
+                formats=("bitplane", "int4 per channel"),
+                engines=("w4a8", "pim"),
             ),
         )
     }

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     help="The packed file.",
 )  # fmt: skip
 @click.option(
-    "--scales", type=click.Choice(["channel", "group"]), default="channel", show_default=True,
-    help="One weight scale per output channel, or per group of its inputs.",
+    "--scales", type=click.Choice(["channel", "group"]),
+    help="One weight scale per output channel (the default), or per group of its inputs.",
 )  # fmt: skip
-@click.option("--group-size", default=128, show_default=True, help="Inputs of a group.")
+@click.option("--group-size", type=int, help="Inputs of a group; 128 by default.")
 @click.option("--seed", default=0, show_default=True, help="Of calibration data and method.")
 @click.option("--samples", default=128, show_default=True, help="Calibration samples.")
 @click.option("--limit", type=int, help="Evaluation samples; all by default.")
@@ -49,8 +49,8 @@ def compress(
     method: str,
     data: Path | None,
     output: Path,
-    scales: str,
-    group_size: int,
+    scales: str | None,
+    group_size: int | None,
     seed: int,
     samples: int,
     limit: int | None,
@@ -59,8 +59,8 @@ def compress(
 ) -> None:
     """Compress MODEL, print its accuracy before and after, and save it.
 
-    MODEL is digits-cnn, topics-gpt, resnet20, stories260k, shakespeare-gpt, or module:callable with
-    a callable that returns an nn.Module and a task (algos.models.tasks).
+    MODEL is digits-cnn, topics-gpt, mnist-cnn, resnet20, stories260k, shakespeare-gpt, or
+    module:callable with a callable that returns an nn.Module and a task (algos.models.tasks).
     """
     from algos.models.registry import load_model
     from cosil.packed.file import save
@@ -68,7 +68,9 @@ def compress(
     started = time.perf_counter()
     if samples < 1:
         raise CosilError(f"--samples must be at least 1, not {samples!r}")
+    # Only what is given: not every method has these two.
     chosen = {"scales": scales, "group_size": group_size, "seed": seed}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     settings = settings_of(method, chosen | parse_options(options))
     named = load_model(model, data, show=sys.stderr.isatty())
     graph = named.graph()
@@ -83,7 +85,7 @@ def compress(
     emit_table(
         ("network", "method", "weights", record["metric"], "after", "bits/weight", "seconds"),
         [[
-            named.name, method, _format(scales, group_size), record["before"], record["after"],
+            named.name, method, _format(settings), record["before"], record["after"],
             record["bits_per_weight"], time.perf_counter() - started,
         ]],
     )  # fmt: skip
@@ -91,8 +93,10 @@ def compress(
         click.echo(f"note: {note}")
 
 
-def _format(scales: str, group_size: int) -> str:
-    return "per channel" if scales == "channel" else f"groups of {group_size}"
+def _format(settings: Any) -> str:
+    if not hasattr(settings, "scales"):
+        return "per layer"
+    return "per channel" if settings.scales == "channel" else f"groups of {settings.group_size}"
 
 
 def compress_measured(
