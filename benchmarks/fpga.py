@@ -8,7 +8,8 @@ counts. The bar is 100 MHz for each row. The arrays are 8 x 8. Those with the fl
 two lanes of it: they drain a tile in 32 cycles, which any K of 32 or more hides, while eight lanes
 take as many multipliers again as the array has (`os_fp16_wide`). The top-k engines are those of
 `python -m benchmarks.topk`, 16 lanes, 12-bit keys, n to 1024, and radix with 4 lanes. The attention
-engine is a small one: 16 multipliers, 2 lanes of 8 columns, n to 128.
+engine is a small one: 16 multipliers, 2 lanes of 8 columns, n to 128. Of PIM engines it is the
+digital periphery, with the macro's interface as ports: 64 x 64 cells, 8 ADCs, 16 outputs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from importlib.metadata import version
 from typing import Any
 
 from cosil.engines.attention import AttentionSpec
+from cosil.engines.pim import PimSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.registry import engine_of
 from cosil.synth.cells import count_cells
 from cosil.synth.fmax import place_and_route
 from rtl.lib.verilog import to_verilog
+from rtl.pim.periphery import Periphery
 
 BAR_MHZ = 100.0
-Spec = W4A8Spec | TopkSpec | AttentionSpec
+Spec = W4A8Spec | TopkSpec | AttentionSpec | PimSpec
 SPECS: dict[str, Spec] = {
     **{
         f"{dataflow}_{epilogue}": W4A8Spec(
@@ -41,6 +44,7 @@ SPECS: dict[str, Spec] = {
     "topk_radix_4": TopkSpec("radix", lanes=4),
     "topk_quick_select": TopkSpec("quick_select"),
     "attention_small": AttentionSpec(head_dim=8, multipliers=16, max_tokens=128, max_heads=4),
+    "pim_periphery": PimSpec(rows=64, columns=64),
 }
 
 
@@ -52,7 +56,8 @@ def expected_multipliers(spec: W4A8Spec) -> int:
 
 def measure(name: str, spec: Spec, seeds: list[int]) -> list[dict[str, Any]]:
     """Return the benchmark rows of one engine."""
-    verilog = to_verilog(engine_of(spec).load("rtl")(spec), name="engine", clean=True)
+    hardware: Any = Periphery if isinstance(spec, PimSpec) else engine_of(spec).load("rtl")
+    verilog = to_verilog(hardware(spec), name="engine", clean=True)
     routed = place_and_route(verilog, "engine", seeds=seeds, target_mhz=BAR_MHZ)
     gates = count_cells(verilog, "engine", "gates")
     rows: list[dict[str, Any]] = [

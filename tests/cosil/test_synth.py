@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from cosil.cli import cli
 from cosil.engines.attention import AttentionSpec
+from cosil.engines.pim import PimSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, ToolFailedError, ToolMissingError
@@ -36,11 +37,16 @@ SPECS = {
     "attention": AttentionSpec(
         head_dim=8, multipliers=16, max_tokens=16, max_heads=2, topk="quick_select", fetch_beats=2
     ),
+    "pim": PimSpec(
+        rows=6, columns=8, groups=2, weight_bits=2, activation_bits=2, adc_bits=4, mux=4,
+        row_cycles=2, noise_bits=3, epilogue_lanes=3,
+    ),
 }
 C_WORDS = {
     "w4a8": (16, ".m = 1, .flags = COSIL_W4A8_FLAG_RELU"),
     "topk": (2, ".n = COSIL_TOPK_MAX_N, .k = 1"),
     "attention": (16, ".n = COSIL_ATTENTION_MAX_TOKENS, .values = 0"),
+    "pim": (8, ".rows = COSIL_PIM_ROWS, .flags = COSIL_PIM_FLAG_WEIGHTS"),
 }
 """Words of a job, and an initialiser of one."""
 
