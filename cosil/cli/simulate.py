@@ -23,7 +23,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("net", type=_FILE, required=False)
 @click.option(
     "--machine", "machine_name", required=True, metavar="M.toml",
-    help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5, spatten-512.",
+    help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5, spatten-512, "
+    "pim-144x256-flash, -sar.",
 )  # fmt: skip
 @click.option(
     "--workload", "workload_path", type=_FILE,

@@ -2,9 +2,10 @@
 """A whole packed network on a machine: every value, and what each layer costs.
 
 Layers run one after the other. A linear or conv2d layer is one job of the array per group of
-channels; its cycles are the simulator's, and so are those of attention on an engine of its own. The
-dynamic quantisation before a linear layer of mode fp16 and the bias after it are the vector unit's,
-and count to that layer as `vector` cycles; so do the codes that the attention engine reads.
+channels, or of the PIM macro per tile of its outputs; its cycles are the simulator's, and so are
+those of attention on an engine of its own. The dynamic quantisation before a linear layer of mode
+fp16 and the bias after it are the vector unit's, and count to that layer as `vector` cycles; so do
+the codes that the attention engine and the macro read.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosil.engines.attention import AttentionSpec
-from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.common import EngineSpec
 from cosil.lowering.gemm import layer_jobs, layer_output
-from cosil.machine import bandwidth, vector_unit
+from cosil.machine import bandwidth, pim, vector_unit
 from cosil.machine.attention import Cascade, Work, attend
 from cosil.machine.inputs import bind
 from cosil.machine.spec import Machine
@@ -37,7 +37,10 @@ Observer = Callable[[str, Array], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobRun:
-    """One job of the array: its first cycle in the layer, length and tiles (with a trace)."""
+    """One job of the array or the macro: its first cycle in the layer, and length.
+
+    `events` are the tiles of the array, or the vectors of the macro, with a trace.
+    """
 
     start: int
     cycles: int
@@ -50,7 +53,7 @@ class LayerRun:
 
     Attributes
     ----------
-    spec : W4A8Spec, AttentionSpec or None
+    spec : EngineSpec or None
         The engine as the layer used it; None on the vector unit.
     start, cycles : int
         First cycle in the network's run, and cycles.
@@ -68,7 +71,7 @@ class LayerRun:
     energy : Breakdown or None
         Of the engine and its memory traffic; None on the vector unit, which has no energy model.
     jobs : tuple of JobRun
-        Jobs of the array.
+        Jobs of the array or the macro.
     shape : tuple of int
         Of the output.
     """
@@ -76,7 +79,7 @@ class LayerRun:
     name: str
     op: str
     engine: str
-    spec: W4A8Spec | AttentionSpec | None
+    spec: EngineSpec | None
     start: int
     cycles: int
     cycles_by_cause: Mapping[str, int]
@@ -146,6 +149,7 @@ def execute(
         If inputs do not match the network, or a value is infinite or NaN where that is refused.
     """
     values = bind(network, inputs)
+    pim.check_nodes(machine, network)
     batch, *positions = next(iter(values.values())).shape[:2]
     cascade: Cascade | None = None
     if any(node.engine == "attention" for node in network.nodes):
@@ -164,6 +168,9 @@ def execute(
             assert cascade is not None
             value, work = attend(machine, node, arguments, cache, cascade, step=step)
             layer = _attention_layer(machine, node, work, start, value)
+        elif node.engine == "pim":
+            value, done = pim.multiply(machine, node, arguments[0], trace=trace, step=step)
+            layer = _pim_layer(machine, node, done, start, value)
         else:
             value, layer = _on_vector_unit(machine, node, arguments, start, cache)
         values[node.name] = value
@@ -260,12 +267,36 @@ def _attention_layer(
     )
 
 
-def energy_of(
-    machine: Machine, spec: W4A8Spec | AttentionSpec, counts: Mapping[str, int]
-) -> Breakdown:
+def _pim_layer(machine: Machine, node: Node, work: pim.Work, start: int, value: Array) -> LayerRun:
+    jobs = zip(work.starts, work.runs, strict=True)
+    return LayerRun(
+        name=node.name,
+        op=node.op,
+        engine=node.engine,
+        spec=work.spec,
+        start=start,
+        cycles=sum(work.causes.values()),
+        cycles_by_cause=dict(work.causes),
+        macs=work.counts["mac"],
+        utilisation=work.utilisation,
+        bytes=work.bytes,
+        counts=dict(work.counts),
+        energy=energy_of(machine, work.spec, work.counts),
+        jobs=tuple(JobRun(first, each.cycles, each.events) for first, each in jobs),
+        shape=value.shape,
+    )
+
+
+def energy_of(machine: Machine, spec: EngineSpec, counts: Mapping[str, int]) -> Breakdown:
     """Return the energy of an engine's actions and of its memory traffic on a machine."""
     model: EnergyModel[Any] = engine_of(spec).load("energy")
-    return model.energy(spec, counts, technology=machine.technology, memory=machine.memory.energy)
+    return model.energy(
+        spec,
+        counts,
+        technology=machine.technology,
+        memory=machine.memory.energy,
+        clock_hz=machine.clock_hz,
+    )
 
 
 def _on_vector_unit(

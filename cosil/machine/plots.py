@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # pyright: reportUnknownMemberType=false
 # matplotlib leaves its **kwargs untyped.
-"""Figures of a run: cycles and utilisation by layer, energy by component, roofline."""
+"""Figures of a run: cycles and utilisation by layer, energy by component, roofline, ADC models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosil.engines.attention import AttentionSpec
+from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.execute import LayerRun, MachineRun
+from cosil.machine.summary import energy_by_adc_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +39,11 @@ CAUSE_COLOURS = {
     "output": "#6d93b8",
     "dram": "#3d405b",
     "handoff": "#d9d9d9",
+    "convert": "#264653",
+    "row": "#8d99ae",
+    "load": "#bc6c25",
+    "stalled_in": "#9e2a2b",
+    "stalled_out": "#540b0e",
 }
 CAUSE_LABELS = {
     "a": "wait for activations",
@@ -53,6 +60,11 @@ CAUSE_LABELS = {
     "output": "attention: output",
     "dram": "attention: wait for memory",
     "handoff": "attention: handoff",
+    "convert": "macro: conversion",
+    "row": "macro: rows driven",
+    "load": "macro: load",
+    "stalled_in": "macro: wait for input",
+    "stalled_out": "macro: wait for output",
 }
 COMPONENT_COLOURS = (
     "#264653", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd", "#457b9d",
@@ -62,13 +74,18 @@ INK, GRID = "#222222", "#dddddd"
 
 
 def write_plots(run: MachineRun, folder: Path) -> list[Path]:
-    """Write `layers.png`, `energy.png` and `roofline.png` to `folder`, and return their paths."""
+    """Write `layers.png`, `energy.png` and `roofline.png` to `folder`, and return their paths.
+
+    Where the network has layers on the PIM macro, `adc.png` too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "layers": layers_figure(run),
         "energy": energy_figure(run),
         "roofline": roofline_figure(run),
     }
+    if any(isinstance(layer.spec, PimSpec) for layer in run.layers):
+        figures["adc"] = adc_figure(run)
     paths: list[Path] = []
     for name, figure in figures.items():
         path = folder / f"{name}.png"
@@ -79,12 +96,20 @@ def write_plots(run: MachineRun, folder: Path) -> list[Path]:
     return paths
 
 
-def _engine(run: MachineRun) -> tuple[list[LayerRun], str, int]:
+def _engine(run: MachineRun) -> tuple[list[LayerRun], str, float]:
     """Return the layers that the roofline shows, their engine in words, and its MACs per cycle.
 
-    The array's where there are any: attention has multipliers of its own, so that another roof is
-    its; without the array's, those of attention.
+    The PIM macro's where there are any, else the array's, else those of attention: each engine has
+    a roof of its own.
     """
+    for layer in run.layers:
+        if isinstance(layer.spec, PimSpec):
+            spec = layer.spec
+            macro = (
+                f"{spec.decomposition} macro of {spec.rows} x {spec.columns}, {spec.adc_bits} bits"
+            )
+            own = [each for each in run.layers if isinstance(each.spec, PimSpec)]
+            return own, macro, spec.rows * spec.outputs / (spec.slices * spec.period)
     array = run.machine.array
     of_array = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec) and layer.bytes]
     if of_array or run.machine.attention is None:
@@ -177,6 +202,43 @@ def energy_figure(run: MachineRun) -> Figure:
     return figure
 
 
+def adc_figure(run: MachineRun) -> Figure:
+    """Return the macro's energy by component under each ADC model: nJ, and shares; no memory."""
+    layers = [layer for layer in run.layers if isinstance(layer.spec, PimSpec)]
+    models = {
+        model: {name: pj / 1e3 for name, pj in parts.items() if not name.startswith("memory")}
+        for model, parts in (energy_by_adc_model(layers) or {}).items()
+    }
+    figure, panels = _figure(len(models), (1.2, 1.0))
+    names = sorted(next(iter(models.values())), key=lambda name: (name != "ADC", name))
+    totals = np.array([sum(parts.values()) for parts in models.values()])
+    places = np.arange(len(models))
+    for axes, scale in zip(panels, (np.ones(len(models)), 100 / totals), strict=True):
+        start = np.zeros(len(models))
+        for name, colour in zip(names, COMPONENT_COLOURS, strict=False):
+            values = np.array([parts[name] for parts in models.values()]) * scale
+            axes.barh(places, values, left=start, color=colour, label=name, height=0.6)
+            start += values
+    for place, (parts, total) in enumerate(zip(models.values(), totals, strict=True)):
+        panels[0].text(total, place, f" {total:,.3g}", va="center", fontsize=8, color=INK)
+        panels[1].text(
+            1.5, place, f"{100 * parts['ADC'] / total:.0f} %", va="center", fontsize=8,
+            color="white",
+        )  # fmt: skip
+    _layer_axis(panels[0], [f"{model}  " for model in models])
+    panels[0].margins(x=0.12)
+    panels[0].set_xlabel("macro without memory traffic, nJ")
+    panels[0].xaxis.set_major_formatter(_thousands)
+    panels[1].set_xlabel("share, %")
+    _legend(figure, panels[0])
+    figure.suptitle(
+        f"{run.network} on {run.machine.name}: energy under each ADC model "
+        f"({run.machine.technology})",
+        fontsize=11,
+    )
+    return figure
+
+
 def roofline_figure(run: MachineRun) -> Figure:
     """Return attained MACs per cycle over MACs per byte, below the machine's two roofs."""
     from matplotlib.figure import Figure
@@ -193,7 +255,7 @@ def roofline_figure(run: MachineRun) -> Figure:
     roof = np.minimum(peak, x * rate) if rate else np.full_like(x, peak)
     axes.plot(x, roof, color=INK, linewidth=1.6, zorder=2)
     axes.fill_between(x, roof, color="#f1f5f4", zorder=0)
-    axes.text(x[-1], peak * 1.06, f"{peak} MAC/cycle", ha="right", va="bottom", fontsize=8)
+    axes.text(x[-1], peak * 1.06, f"{peak:g} MAC/cycle", ha="right", va="bottom", fontsize=8)
     if rate:
         slope = x[roof < peak]
         if len(slope):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine is: an array, an attention engine, an ideal memory, a vector unit."""
+"""What a machine is: an array, an attention engine, a PIM macro, an ideal memory, a vector unit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cosil.engines.attention import LANES_MAX, AttentionSpec
+from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.errors import CosilError, UnknownNameError
 from cosil.packed.network import Node
@@ -77,6 +78,9 @@ class Machine:
         Energy table of the engine.
     attention : AttentionSpec or None
         The attention engine, if there is one; its `head_dim` follows each layer.
+    pim : PimSpec or None
+        The PIM macro, if there is one; its `noise_bits`, which stands for physics, follows each
+        layer.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Machine:
     fixed: frozenset[str] = frozenset()
     technology: str = TECHNOLOGIES[0]
     attention: AttentionSpec | None = None
+    pim: PimSpec | None = None
 
     def attention_for(self, node: Node) -> AttentionSpec:
         """Return the attention engine as a node needs it: with its head_dim, and at most 16 lanes.
@@ -167,7 +172,7 @@ def presets() -> list[str]:
 
 def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine") -> Machine:
     """Build a machine from a TOML table; an unknown key names the known ones."""
-    keys = ("name", "clock_hz", "technology", "engine", "attention", "memory", "vector")
+    keys = ("name", "clock_hz", "technology", "engine", "attention", "pim", "memory", "vector")
     _known("machine", table, keys)
     engine = _table(table, "engine")
     if engine.get("engine", "w4a8") != "w4a8":
@@ -175,6 +180,9 @@ def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine"
     attention = _table(table, "attention")
     if "head_dim" in attention:
         raise ValueError("[attention]: head_dim follows each layer; leave it out")
+    pim = _table(table, "pim")
+    if "noise_bits" in pim:
+        raise ValueError("[pim]: noise_bits follows each layer; leave it out")
     memory, vector = _table(table, "memory"), _table(table, "vector")
     _known("[memory]", memory, ("bytes_per_cycle", "latency_cycles", "energy"))
     _known("[vector]", vector, ("lanes", "start_cycles"))
@@ -193,6 +201,7 @@ def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine"
         fixed=frozenset(name for name in VARIANT if name in engine),
         technology=technology,
         attention=AttentionSpec.from_dict(dict(attention)) if "attention" in table else None,
+        pim=PimSpec.from_dict({**pim, "noise_bits": 0}) if "pim" in table else None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cosil.engines.attention import AttentionSpec
+from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.machine.check import Check
 from cosil.machine.execute import LayerRun, MachineRun
@@ -19,8 +20,8 @@ COLUMNS = (
 )  # fmt: skip
 
 MODELLED = (
-    "Array cycles are simulated (docs/decisions/0001); vector unit cycles (*) are modelled, not "
-    "verified against hardware. Energy is the array's and its memory traffic's, dynamic only."
+    "Engines' cycles are simulated (docs/decisions/0001); vector unit cycles (*) are modelled, not "
+    "verified against hardware. Energy is the engines' and their memory traffic's, dynamic only."
 )
 
 
@@ -44,6 +45,7 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "technology": machine.technology,
             "vector_lanes": machine.vector.lanes,
             "variants": sorted({variant(layer) for layer in engine}),
+            "pim": None if machine.pim is None else asdict(machine.pim),
         },
         "network": run.network,
         "layers": [_layer(layer) for layer in run.layers],
@@ -54,6 +56,7 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "macs": sum(layer.macs for layer in run.layers),
             "utilisation": macs / (peak * run.cycles) if run.cycles else 0.0,
             "array_utilisation": macs / (peak * engine_cycles) if engine_cycles else 0.0,
+            "pim_utilisation": _pim_utilisation(run.layers),
             "bytes": sum(layer.bytes for layer in run.layers),
             **_energy(run.layers),
         },
@@ -99,6 +102,7 @@ def _energy(layers: Sequence[LayerRun]) -> dict[str, Any]:
         "energy_low_pj": sum(energy.low_pj for energy in energies),
         "energy_high_pj": sum(energy.high_pj for energy in energies),
         "energy_by_component_pj": energy_by_component(layers),
+        "energy_by_adc_model_pj": energy_by_adc_model(layers),
     }
 
 
@@ -115,6 +119,9 @@ def _layer(layer: LayerRun) -> dict[str, Any]:
         "utilisation": layer.utilisation,
         "bytes": layer.bytes,
         "energy_pj": None if layer.energy is None else layer.energy.total_pj,
+        "energy_low_pj": None if layer.energy is None else layer.energy.low_pj,
+        "energy_high_pj": None if layer.energy is None else layer.energy.high_pj,
+        "energy_by_adc_model_pj": energy_by_adc_model([layer]),
         "counts": dict(layer.counts),
         "shape": list(layer.shape),
     }
@@ -124,12 +131,16 @@ def variant(layer: LayerRun) -> str:
     """Return what the layer's engine had to be; empty on the vector unit.
 
     Scale datapath, weight encoding and epilogue of the array; columns, lanes and selectors of the
-    attention engine.
+    attention engine; decomposition, slices and converters of the PIM macro.
     """
     if layer.spec is None:
         return ""
     if isinstance(layer.spec, AttentionSpec):
         return f"{layer.spec.head_dim}x{layer.spec.lanes}/{layer.spec.topk}"
+    if isinstance(layer.spec, PimSpec):
+        spec = layer.spec
+        return f"{spec.decomposition}/{spec.slices}x{spec.slice_bits}/{spec.adc_bits} bits"
+    assert isinstance(layer.spec, W4A8Spec)
     return f"{layer.spec.scales}/{layer.spec.weight_encoding}/{layer.spec.epilogue}"
 
 
@@ -140,6 +151,24 @@ def energy_by_component(layers: Sequence[LayerRun]) -> dict[str, float]:
         if layer.energy is not None:
             for name, value in layer.energy.components.items():
                 total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def energy_by_adc_model(layers: Sequence[LayerRun]) -> dict[str, dict[str, float]] | None:
+    """Return pJ by component of several layers under each ADC model; None if there is no ADC."""
+    models = [layer.energy.alternatives for layer in layers if layer.energy is not None]
+    names = dict.fromkeys(name for each in models for name in each)
+    if not names:
+        return None
+    total: dict[str, dict[str, float]] = {name: {} for name in names}
+    for layer in layers:
+        if layer.energy is None:
+            continue
+        for name, parts in total.items():
+            for component, value in layer.energy.alternatives.get(
+                name, layer.energy.components
+            ).items():
+                parts[component] = parts.get(component, 0.0) + value
     return total
 
 
@@ -155,7 +184,7 @@ def rows(run: MachineRun) -> list[list[Any]]:
             None if layer.utilisation is None else f"{layer.utilisation:.1%}",
             layer.macs or None,
             layer.bytes,
-            None if layer.energy is None else _nanojoules(layer.energy.total_pj),
+            _energy_cell([layer]),
         ]
         for layer in run.layers
         if layer.cycles
@@ -172,10 +201,20 @@ def rows(run: MachineRun) -> list[list[Any]]:
             f"{total['utilisation']:.1%}",
             total["macs"],
             total["bytes"],
-            _nanojoules(total["energy_pj"]),
+            _energy_cell(run.layers),
         ]
     )
     return table
+
+
+def _energy_cell(layers: Sequence[LayerRun]) -> float | str | None:
+    """Return nJ, or the lowest and the highest of the ADC models."""
+    energies = [layer.energy for layer in layers if layer.energy is not None]
+    models = energy_by_adc_model(layers)
+    if models is None:
+        return _nanojoules(sum(each.total_pj for each in energies)) if energies else None
+    totals = [_nanojoules(sum(parts.values())) for parts in models.values()]
+    return f"{min(totals):,} .. {max(totals):,}"
 
 
 def spent_on(causes: Mapping[str, int], most: int = 2) -> str:
@@ -189,7 +228,15 @@ def closing_lines(run: MachineRun) -> list[str]:
     """Return what a reader wants to know below the table."""
     total = to_dict(run)["total"]
     busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
-    return [f"{_time(run, total)}; {busy}", _energy_line(run, total), MODELLED]
+    macro = [f"the macro does {share:.1%}"] if (share := total["pim_utilisation"]) else []
+    models: dict[str, dict[str, float]] = total["energy_by_adc_model_pj"] or {}
+    under = [f"{name} {_nanojoules(sum(parts.values())):,}" for name, parts in models.items()]
+    return [
+        f"{_time(run, total)}; {', '.join([busy, *macro])}",
+        _energy_line(run, total),
+        *([f"energy under each ADC model, nJ: {', '.join(under)}"] if under else []),
+        MODELLED,
+    ]
 
 
 def workload_lines(run: WorkloadRun) -> list[str]:
@@ -241,6 +288,16 @@ def _duration(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.4g} {unit}"
     return f"{seconds * 1e9:.4g} ns"
+
+
+def _pim_utilisation(layers: Sequence[LayerRun]) -> float | None:
+    """Return products done over those possible in the macro's own layers; None without any."""
+    own = [layer for layer in layers if isinstance(layer.spec, PimSpec)]
+    if not own:
+        return None
+    return sum((layer.utilisation or 0.0) * layer.cycles for layer in own) / sum(
+        layer.cycles for layer in own
+    )
 
 
 def _causes(layers: Sequence[LayerRun]) -> dict[str, int]:

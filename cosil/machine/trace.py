@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as a trace in Chrome's JSON format, which Perfetto (ui.perfetto.dev) opens.
 
-One process per machine; threads for layers, the array's waves, its drain, the vector unit and the
-attention engine.
+One process per machine; threads for layers, the array's waves, its drain, the vector unit, the
+attention engine, and the PIM macro's jobs and conversions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from cosil.machine.execute import LayerRun, MachineRun
 from cosil.machine.summary import spent_on, variant
 
 TILE_EVENTS_MAX = 200_000
-"""Tiles that are written; a larger run keeps its layers and jobs, and says so."""
+"""Tiles and vectors that are written; a larger run keeps its layers and jobs, and says so."""
 
 _PROCESS = 1
 _THREADS = {
     1: "layers", 2: "array: waves", 3: "array: drain and epilogue", 4: "vector unit",
-    5: "attention engine",
+    5: "attention engine", 6: "PIM macro: jobs", 7: "PIM macro: conversions",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def to_trace(run: MachineRun) -> dict[str, Any]:
         events.append(_span(1, layer.name, layer.start, layer.cycles, scale, arguments))
         events += _unit_spans(layer, scale)
         if tiles <= TILE_EVENTS_MAX:
-            events += _tile_spans(layer, scale)
+            events += (_vector_spans if layer.engine == "pim" else _tile_spans)(layer, scale)
         events.append(_counter(layer.start, layer.bytes / layer.cycles, scale))
     events.append(_counter(run.cycles, 0.0, scale))
     return {
@@ -69,7 +69,7 @@ def to_trace(run: MachineRun) -> dict[str, Any]:
         "otherData": {
             "clock_hz": run.machine.clock_hz,
             "cycles": run.cycles,
-            "tiles": "all" if tiles <= TILE_EVENTS_MAX else f"left out: {tiles} tiles",
+            "tiles": "all" if tiles <= TILE_EVENTS_MAX else f"left out: {tiles} tiles or vectors",
         },
     }
 
@@ -81,6 +81,12 @@ def _unit_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
     if not layer.jobs:
         return [_span(4, layer.name, layer.start, layer.cycles, scale, {})]
     before = layer.jobs[0].start
+    if layer.engine == "pim":
+        spans = [_span(4, f"{layer.name}: clamp", layer.start, before, scale, {})]
+        for number, job in enumerate(layer.jobs):
+            name = f"{layer.name}: outputs of tile {number}"
+            spans.append(_span(6, name, layer.start + job.start, job.cycles, scale, {}))
+        return spans
     end = layer.jobs[-1].start + layer.jobs[-1].cycles
     spans = [
         (f"{layer.name}: quantise", layer.start, before),
@@ -100,6 +106,18 @@ def _tile_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
             spans.append(_span(2, label, base + first, last - first + 1, scale, size))
             length = drain_last - drain_first + 1
             spans.append(_span(3, label, base + drain_first, length, scale, size))
+    return spans
+
+
+def _vector_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
+    """Return the conversions of each vector, which follow each other; rows and outputs overlap."""
+    spans: list[dict[str, Any]] = []
+    for job in layer.jobs:
+        base = layer.start + job.start
+        for number, launch, _, first, last, output in job.events.tolist():
+            said = {"first row driven": base + launch + 1, "last output": base + output}
+            name = f"vector {number}"
+            spans.append(_span(7, name, base + first, last - first + 1, scale, said))
     return spans
 
 

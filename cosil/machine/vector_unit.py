@@ -35,6 +35,7 @@ OPERATIONS = {
 RENAMES = ("flatten", "reshape")
 QUANTIZE_ROWS = 3  # magnitude, divide, round
 ADD_BIAS = 2  # add, round
+CLAMP = 2  # compare with both ends
 CODES = 2  # divide, round
 REAL = 2  # multiply, round
 

@@ -56,7 +56,7 @@ def test_a_machine_may_fix_a_variant() -> None:
             "clock_hz = 1e8\nclock = 1",
             (
                 "machine: unknown key 'clock'; known are name, clock_hz, technology, engine, "
-                "attention, memory, vector"
+                "attention, pim, memory, vector"
             ),
         ),
         ("clock_hz = 1e8\nmemory = 3", "memory must be a table [memory], not 3"),
@@ -93,7 +93,8 @@ def test_refusals(text: str, message: str, tmp_path: Path) -> None:
 def test_unknown_machine() -> None:
     """An unknown name lists the presets."""
     with pytest.raises(
-        UnknownNameError, match=r"^machine must be a TOML file or one of spatten-512, w4a8-16x16"
+        UnknownNameError,
+        match=r"^machine must be a TOML file or one of pim-144x256-flash, .* w4a8-16x16",
     ):
         load_machine("tpu")
 
