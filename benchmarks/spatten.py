@@ -151,14 +151,15 @@ NETWORKS = (
     ),
     Network(
         "stories260k",
-        3,
+        None,
         6,
         [
-            ("tokens", [*_tokens((0,), (0.3,)), *_tokens((16,), (0.3, 0.5))]),
+            ("tokens", [*_tokens((0,), (0.15, 0.3)), *_tokens((16, 64), (0.15, 0.3, 0.5))]),
             ("values", VALUES),
             ("bits", _bits()),
-            ("heads", [Case(f"{ratio:.0%} of heads", {"heads": ratio}) for ratio in (0.125,)]),
-            ("all", [Case("default settings", asdict(SpattenSettings()))]),
+            ("heads", [Case(f"{100 * r:g}% of heads", {"heads": r}) for r in (0.125, 0.25)]),
+            ("all", [Case("default settings", asdict(SpattenSettings())),
+                     Case("the same, 8 + 4 bits", asdict(SpattenSettings(msb_bits=8)))]),
         ],
     ),
 )  # fmt: skip
@@ -200,6 +201,7 @@ class Study:
         if base is None:
             raise SystemExit(f"{network.name}: no run is kept in {folder}; leave out --kept")
         self.base = base
+        self.missing: list[str] = []
 
     def linear(self) -> PackedNetwork:
         """Return the network with packed linear layers and float16 attention."""
@@ -240,6 +242,9 @@ class Study:
         settings = SpattenSettings(**{**DENSE, **case.settings})
         nll = self.losses(case.label, settings)
         if nll is None:
+            name = f"{table}: {case.label}"
+            if name not in self.missing:
+                self.missing.append(name)
             return None
         change = paired_bootstrap(by_unit([nll - self.base], self.unit))
         loss = float(nll.mean())
@@ -305,6 +310,9 @@ def markdown(studies: Sequence[Study], rows: Sequence[Row]) -> str:
             f"| {study.network.name} | {source}: {len(study.base):,} tokens |"
             f" {study.floats.mean_nll:.4f} | {study.base.mean():.4f} |"
         )
+    for study in studies:
+        if study.missing:
+            lines += ["", f"Not measured on {study.network.name}: {'; '.join(study.missing)}."]
     for table, title in TITLES.items():
         if not any(row.table == table for row in rows):
             continue
