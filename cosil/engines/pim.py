@@ -325,11 +325,10 @@ class PimSpec(EngineSpec):
                 load_noise=load_noise,
             ).values()
         )
-        # A sample is visible two cycles after load and t_row; the index of the last cycle counts
-        # from 0, and a result is written in one cycle and readable in the next.
-        last_conversion = (
-            load + self.row_cycles + 2 + (m * self.steps(k, rows) - 1) * self.period
-        ) + self.convert_cycles - 1  # fmt: skip
+        # The first sample is visible in cycle load + t_row + 2; cycles count from 0, and what is
+        # written in one is readable in the next.
+        last_step = load + self.row_cycles + 2 + (m * self.steps(k, rows) - 1) * self.period
+        last_conversion = last_step + self.convert_cycles - 1
         written = last_conversion + CONVERT_LATENCY
         return written + ceil_div(n, self.epilogue_lanes) + FIXED_EPILOGUE_LATENCY + 1
 

@@ -93,9 +93,9 @@ def check_job(spec: PimSpec, job: Job, operands: Operands) -> None:
     ValueError
         If a field of the job is out of range, an array has the wrong shape, or a code is too large.
     """
-    fields_ = (("m", job.m, 2**32 - 1), ("rows", job.rows, spec.rows),
+    limits = (("m", job.m, 2**32 - 1), ("rows", job.rows, spec.rows),
                ("k", job.k, job.rows * spec.groups), ("n", job.n, spec.outputs))  # fmt: skip
-    for name, value, high in fields_:
+    for name, value, high in limits:
         if not 1 <= value <= high:
             raise ValueError(f"pim: {name} of a job must be in 1..{high}, not {value!r}")
     if not 0 <= job.flags < 2 * FLAG_WIDE or (job.has(FLAG_NOISE) and not spec.noise_bits):
