@@ -80,23 +80,29 @@ class Column(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         spec = self._spec
-        planes = [self._plane(m, bit) for bit in range(spec.cell_bits)]
-        terms: list[Value] = []
-        for row in range(spec.rows):
-            cell = Cat(plane[row] for plane in planes)
-            driven = self.rows[row]
-            if spec.slice_bits == 1:
-                term = cell & driven.replicate(len(cell))
-                terms.append(term.as_signed() if spec.value_min else term)
-            else:
-                terms.append((cell.as_signed() if spec.value_min else cell) * driven)
         value = Signal(value_bits(spec))
-        m.d.comb += value.eq(tree(terms, add) - spec.value_min)
+        m.d.comb += value.eq(tree(self._terms(m), add) - spec.value_min)
         for bank, held in enumerate(self.held):
             m.d.comb += held.eq(register(m, self.sample[bank], value, name=f"held_{bank}"))
         return m
 
-    def _plane(self, m: Module, bit: int) -> Value:
+    def _terms(self, m: Module) -> list[Value]:
+        """Return cell times slice of every row."""
+        spec = self._spec
+        single = spec.slice_bits == 1
+        planes: list[Signal] = []
+        for bit in range(spec.cell_bits):
+            plane = Signal(spec.rows, name=f"plane_{bit}")
+            cells = self._cells(m, bit)
+            # One wide gate for a plane: elaboration takes as long as there are operators.
+            m.d.comb += plane.eq(cells & self.rows.as_value() if single else cells)
+            planes.append(plane)
+        values: list[Value] = [Cat(plane[row] for plane in planes) for row in range(spec.rows)]
+        if spec.value_min:
+            values = [value.as_signed() for value in values]
+        return values if single else [a * b for a, b in zip(values, self.rows, strict=True)]
+
+    def _cells(self, m: Module, bit: int) -> Value:
         """Return a bit of every cell of the group that is selected."""
         spec = self._spec
         words: list[Value] = []

@@ -38,8 +38,16 @@ SPECS = {
         head_dim=8, multipliers=16, max_tokens=16, max_heads=2, topk="quick_select", fetch_beats=2
     ),
     "pim": PimSpec(
-        rows=6, columns=8, groups=2, weight_bits=2, activation_bits=2, adc_bits=4, mux=4,
-        row_cycles=2, noise_bits=3, epilogue_lanes=3,
+        rows=6,
+        columns=8,
+        groups=2,
+        weight_bits=2,
+        activation_bits=2,
+        adc_bits=4,
+        mux=4,
+        row_cycles=2,
+        noise_bits=3,
+        epilogue_lanes=3,
     ),
 }
 C_WORDS = {
