@@ -65,11 +65,14 @@ def _conversion_under(model: str) -> Action[PimSpec]:
 
 
 def _accumulate(spec: PimSpec, tech: Technology) -> Estimate:
-    # Codes of planes that are converted together are added before the accumulator takes them.
-    together = ceil_div(spec.planes, spec.mux)
-    codes = tech.add_pj(spec.adc_bits + spec.weight_bits) * together
-    width = spec.acc_bits
-    return codes + tech.shift_pj(width) + tech.add_pj(width) + tech.register_pj(width)
+    # A code is placed by its plane's weight; codes of planes that are converted together are added
+    # before. From slice to slice the accumulator moves by a fixed distance, which takes no logic.
+    placed = spec.adc_bits + spec.weight_bits
+    codes = (tech.shift_pj(placed) + tech.add_pj(placed)) * ceil_div(spec.planes, spec.mux)
+    # The outputs of an ADC are a ring of accumulators, which turns after an output's last plane.
+    ring = spec.mux // spec.planes
+    written = 1 + (ring / spec.planes if ring > 1 else 0)
+    return codes + tech.add_pj(spec.acc_bits) + tech.register_pj(spec.acc_bits) * written
 
 
 def _store_bytes(spec: PimSpec) -> float:

@@ -259,9 +259,9 @@ def roofline_figure(run: MachineRun) -> Figure:
     if rate:
         slope = x[roof < peak]
         if len(slope):
-            at = slope[len(slope) // 3]
+            at = slope[len(slope) // 2]
             axes.text(
-                at, at * rate * 1.15, f"{rate:g} B/cycle", ha="right", va="bottom", fontsize=8
+                at * 1.05, at * rate / 1.1, f"{rate:g} B/cycle", ha="left", va="top", fontsize=8
             )
     sizes = np.array([layer.cycles for layer in layers], dtype=float)
     axes.scatter(

@@ -230,7 +230,10 @@ def closing_lines(run: MachineRun) -> list[str]:
     busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
     macro = [f"the macro does {share:.1%}"] if (share := total["pim_utilisation"]) else []
     models: dict[str, dict[str, float]] = total["energy_by_adc_model_pj"] or {}
-    under = [f"{name} {_nanojoules(sum(parts.values())):,}" for name, parts in models.items()]
+    under: list[str] = []
+    for name, parts in models.items():
+        whole = sum(parts.values())
+        under.append(f"{name} {_nanojoules(whole):,} (ADC {parts['ADC'] / whole:.0%})")
     return [
         f"{_time(run, total)}; {', '.join([busy, *macro])}",
         _energy_line(run, total),
