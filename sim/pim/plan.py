@@ -98,7 +98,10 @@ class Plan(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """`cosil.lowering.pim.Operands`, each array C-contiguous."""
+    """`cosil.lowering.pim.Operands`, each array C-contiguous and writeable.
+
+    An array that cannot be written would be one more type for which kernels are compiled.
+    """
 
     x: NDArray[np.uint8]
     w: NDArray[np.uint64]
@@ -172,9 +175,8 @@ def make_plan(spec: PimSpec, job: Job) -> Plan:
 
 def make_contents(operands: Operands) -> Contents:
     """Return the operands as kernels take them."""
-    c = np.ascontiguousarray
-    return Contents(c(operands.x), c(operands.w), c(operands.transfer), c(operands.noise),
-                    c(operands.states), c(operands.e))  # fmt: skip
+    arrays = (getattr(operands, name) for name in Contents._fields)
+    return Contents(*(np.require(array, requirements=["C", "W"]) for array in arrays))
 
 
 def make_record(plan: Plan, *, trace: bool) -> Record:

@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from cosil.packed.generators import xorshift32_rows, xorshift32_step
 from sim.lib.fixed_point import fixed_point
-from sim.lib.kernel import entry, inner
+from sim.lib.kernel import entry, inner, outlined
 from sim.lib.popcount import popcount, scalar
 from sim.pim.plan import Contents, Plan
 
 BLOCK_LANES = 2048
 """Lanes of a block: its sums take 8 KiB, its activations of one group and bit 32 KiB."""
+
+BLOCK_CONVERSIONS = 8192
+"""Conversions by an ADC in a block with noise: they take 32 KiB."""
 
 NEGATE = np.uint64(1 << 54)
 
@@ -42,11 +45,12 @@ class Work(NamedTuple):
         Codes of one vector's group.
     table : int32[V]
         A column's codes times its plane's factor.
-    values : int32[M or 1, G or 1, lanes]
-        Values of a column, less v_min; of all columns and groups of an ADC where there is noise.
-    sums : int32[M or 1, lanes]
-        Per lane a sum of codes: of an output times their planes' factors, or, with noise, of each
-        column of an ADC.
+    values : int32[lanes]
+        Values of a column in a group, less v_min.
+    order : int32[lanes * G * M or 0]
+        With noise, what an ADC converts, in its order: places in its tables, then codes.
+    sums : int32[lanes]
+        Sums of codes, without noise times the factors of their planes.
     acc : int64[n, vectors]
         Accumulators.
     """
@@ -56,6 +60,7 @@ class Work(NamedTuple):
     codes: NDArray[np.uint8]
     table: NDArray[np.int32]
     values: NDArray[np.int32]
+    order: NDArray[np.int32]
     sums: NDArray[np.int32]
     acc: NDArray[np.int64]
 
@@ -64,7 +69,8 @@ def outputs(plan: Plan, contents: Contents) -> tuple[NDArray[Any], NDArray[np.ui
     """Return Y, int8[M, n] or (wide) int16[M, n], and the generators' states after the job."""
     # Codes of a group, factors and groups cannot leave int32: 2**10, 2**7 and 2**8.
     noisy = bool(contents.noise.any())
-    vectors = min(plan.m, max(1, BLOCK_LANES // plan.slices))
+    lanes = BLOCK_CONVERSIONS // (plan.groups * plan.mux) if noisy else BLOCK_LANES
+    vectors = min(plan.m, max(1, lanes // plan.slices))
     work = make_work(plan, contents, vectors, noisy=noisy)
     states = contents.states.copy()
     y = np.empty((plan.m, plan.n), dtype=np.int16 if plan.wide else np.int8)
@@ -87,14 +93,14 @@ def make_work(plan: Plan, contents: Contents, vectors: int, *, noisy: bool) -> W
     lanes = vectors * plan.slices
     words = contents.w.shape[3]
     w = contents.w if words % 2 == 0 else np.pad(contents.w, [(0, 0)] * 3 + [(0, 1)])
-    columns, groups = (plan.mux, plan.groups) if noisy else (1, 1)
     return Work(
         w.reshape(plan.n, plan.planes, plan.cell_bits, plan.groups, -1),
         np.empty((plan.groups, plan.slice_bits, w.shape[3], lanes), dtype=np.uint64),
         np.zeros(w.shape[3] * 64, dtype=np.uint8),
         np.empty(contents.transfer.shape[1], dtype=np.int32),
-        np.empty((columns, groups, lanes), dtype=np.int32),
-        np.empty((columns, lanes), dtype=np.int32),
+        np.empty(lanes, dtype=np.int32),
+        np.empty(lanes * plan.groups * plan.mux if noisy else 0, dtype=np.int32),
+        np.empty(lanes, dtype=np.int32),
         np.empty((plan.n, vectors), dtype=np.int64),
     )
 
@@ -118,7 +124,7 @@ def _convert(plan: Plan, contents: Contents, work: Work, x: NDArray[np.uint8]) -
     """Fill the accumulators of a block without noise."""
     lanes = x.shape[0] * plan.slices
     _pack(plan, work, x)
-    sums, values = work.sums[0, :lanes], work.values[0, 0, :lanes]
+    sums, values = work.sums[:lanes], work.values[:lanes]
     for output in range(plan.n):
         for lane in range(lanes):
             sums[lane] = 0
@@ -135,9 +141,6 @@ def _pack(plan: Plan, work: Work, x: NDArray[np.uint8]) -> None:
     """Spread the codes of a block's vectors over words of bits, the first slice's bits first."""
     codes = work.codes
     eights = codes.view(np.uint64)
-    ones = np.uint64(0x0101010101010101)
-    # Times this, bit 8 j of a word of bits 0, 8, .. 56 lands on bit 56 + j.
-    gather = np.uint64(0x0102040810204080)
     for vector in range(x.shape[0]):
         for group in range(plan.groups):
             first = group * plan.rows
@@ -147,16 +150,30 @@ def _pack(plan: Plan, work: Work, x: NDArray[np.uint8]) -> None:
                 codes[r] = row[r]
             for r in range(valid, codes.size):
                 codes[r] = 0
+            for i in range(eights.size):
+                eights[i] = _transpose(eights[i])
             for word in range(work.x.shape[2]):
                 for slice_ in range(plan.slices):
                     lane = vector * plan.slices + slice_
                     for bit in range(plan.slice_bits):
-                        place = np.uint64((plan.slices - 1 - slice_) * plan.slice_bits + bit)
+                        place = np.uint64(8 * ((plan.slices - 1 - slice_) * plan.slice_bits + bit))
                         packed = np.uint64(0)
                         for byte in range(8):
-                            bits = (eights[8 * word + byte] >> place) & ones
-                            packed |= (bits * gather) >> np.uint64(56) << np.uint64(8 * byte)
+                            bits = (eights[8 * word + byte] >> place) & np.uint64(255)
+                            packed |= bits << np.uint64(8 * byte)
                         work.x[group, bit, word, lane] = packed
+
+
+@inner
+def _transpose(eight: np.uint64) -> np.uint64:
+    """Return eight bytes as an 8 x 8 matrix of bits, transposed: byte b holds their bits b."""
+    seven, fourteen, half = np.uint64(7), np.uint64(14), np.uint64(28)
+    other = (eight ^ (eight >> seven)) & np.uint64(0x00AA00AA00AA00AA)
+    eight ^= other ^ (other << seven)
+    other = (eight ^ (eight >> fourteen)) & np.uint64(0x0000CCCC0000CCCC)
+    eight ^= other ^ (other << fourteen)
+    other = (eight ^ (eight >> half)) & np.uint64(0x00000000F0F0F0F0)
+    return eight ^ other ^ (other << half)
 
 
 @inner
@@ -181,28 +198,38 @@ def _add_codes(
     sums: NDArray[np.int32],
 ) -> None:
     """Convert one column in one group: add its scaled codes to the sums of all lanes."""
-    table = work.table
     words = work.x.shape[2]
-    terms = plan.cell_bits * plan.slice_bits * (words // 2)
-    if terms > 1:
-        _count(plan, work, output, plane, group, values, terms - 1)
-    # The last term goes straight to the table.
-    bit, word = plan.slice_bits - 1, words - 2
-    w = work.w[output, plane, plan.cell_bits - 1, group]
-    w0, w1 = w[word], w[word + 1]
-    x0, x1 = work.x[group, bit, word], work.x[group, bit, word + 1]
-    if terms == 1 and plan.cell_weights[0] == 1:
-        # Unsigned, an index needs no test for a negative one.
-        for lane in range(sums.size):
-            sums[lane] += table[popcount(scalar(w0 & x0[lane])) + popcount(w1 & x1[lane])]
-        return
-    factor = plan.cell_weights[plan.cell_bits - 1] << bit
-    if terms == 1:
-        for lane in range(sums.size):
-            values[lane] = -plan.value_min
+    if plan.cell_bits * plan.slice_bits * words == 2 and plan.cell_weights[0] == 1:
+        w = work.w[output, plane, 0, group]
+        x0, x1 = work.x[group, 0, 0], work.x[group, 0, 1]
+        _add_codes_of_words(w[0], w[1], x0, x1, work.table, sums)
+    else:
+        _count(plan, work, output, plane, group, values)
+        _add_codes_of_values(values, work.table, sums)
+
+
+@outlined
+def _add_codes_of_words(
+    w0: np.uint64,
+    w1: np.uint64,
+    x0: NDArray[np.uint64],
+    x1: NDArray[np.uint64],
+    table: NDArray[np.int32],
+    sums: NDArray[np.int32],
+) -> None:
+    """Add the scaled codes of a column whose value is the number of rows in common."""
     for lane in range(sums.size):
-        count = np.int64(popcount(w0 & x0[lane]) + popcount(w1 & x1[lane]))
-        sums[lane] += table[scalar(np.uint64(values[lane] + factor * count))]
+        # Unsigned, an index needs no test for a negative one.
+        sums[lane] += table[popcount(scalar(w0 & x0[lane])) + popcount(w1 & x1[lane])]
+
+
+@outlined
+def _add_codes_of_values(
+    values: NDArray[np.int32], table: NDArray[np.int32], sums: NDArray[np.int32]
+) -> None:
+    """Add the scaled codes of values, less v_min."""
+    for lane in range(sums.size):
+        sums[lane] += table[scalar(np.uint64(values[lane]))]
 
 
 @inner
@@ -213,29 +240,32 @@ def _count(
     plane: int,
     group: int,
     values: NDArray[np.int32],
-    terms: int,
 ) -> None:
-    """Set the values of a column in a group, less v_min, to the sum of its first terms.
-
-    A term is a bit of the slice, a bit of the cell and two words, the words innermost.
-    """
-    offset = np.int32(-plan.value_min)
+    """Set the values of a column in a group, less v_min: a sum over bits of cell and slice."""
     for lane in range(values.size):
-        values[lane] = offset
-    words = work.x.shape[2]
-    for bit in range(plan.slice_bits):
-        for cell_bit in range(plan.cell_bits):
+        values[lane] = -plan.value_min
+    for cell_bit in range(plan.cell_bits):
+        w = work.w[output, plane, cell_bit, group]
+        for bit in range(plan.slice_bits):
             factor = np.int32(plan.cell_weights[cell_bit] << bit)
-            for word in range(0, words, 2):
-                if terms == 0:
-                    return
-                terms -= 1
-                w = work.w[output, plane, cell_bit, group]
-                w0, w1 = w[word], w[word + 1]
+            for word in range(0, w.size, 2):
                 x0, x1 = work.x[group, bit, word], work.x[group, bit, word + 1]
-                for lane in range(values.size):
-                    count = popcount(w0 & x0[lane]) + popcount(w1 & x1[lane])
-                    values[lane] += factor * np.int32(count)
+                _add_ones(w[word], w[word + 1], x0, x1, factor, values)
+
+
+@outlined
+def _add_ones(
+    w0: np.uint64,
+    w1: np.uint64,
+    x0: NDArray[np.uint64],
+    x1: NDArray[np.uint64],
+    factor: np.int32,
+    values: NDArray[np.int32],
+) -> None:
+    """Add a factor times the number of rows in common in two words."""
+    for lane in range(values.size):
+        ones = popcount(w0 & x0[lane]) + popcount(w1 & x1[lane])
+        values[lane] += factor * np.int32(ones)
 
 
 @inner
@@ -261,53 +291,77 @@ def _convert_noisy(
     """Fill the accumulators of a block with noise; advance the generators that outputs read."""
     lanes = x.shape[0] * plan.slices
     columns = plan.n * plan.planes
+    entries = contents.transfer.shape[1]
     _pack(plan, work, x)
-    terms = plan.slice_bits * plan.cell_bits * (work.x.shape[2] // 2)
+    values, sums = work.values[:lanes], work.sums[:lanes]
+    order = work.order[: lanes * plan.groups * plan.mux]
+    period = plan.groups * plan.mux
     for adc in range(-(-columns // plan.mux)):
         first = adc * plan.mux
         used = min(plan.mux, columns - first)
-        for position in range(used):
-            output, plane = divmod(first + position, plan.planes)
+        for position in range(plan.mux):
+            output, plane = divmod(first + min(position, used - 1), plan.planes)
             for group in range(plan.groups):
-                values = work.values[position, group, :lanes]
-                _count(plan, work, output, plane, group, values, terms)
-        states[adc] = _walk(plan, contents, work, first, used, lanes, states[adc])
+                # A position that is not used is converted like another, and not read.
+                if position < used:
+                    _count(plan, work, output, plane, group, values)
+                _put(values, min(position, used - 1) * entries, order,
+                     group * plan.mux + position, period)  # fmt: skip
+        tables = contents.transfer[first : first + used].reshape(-1)
+        states[adc] = _convert_in_order(plan.code_min, plan.code_max, plan.noise_bits, tables,
+                                        contents.noise, states[adc], order)  # fmt: skip
         for position in range(used):
             output, plane = divmod(first + position, plan.planes)
-            acc = work.acc[output]
-            sums = work.sums[position, :lanes]
-            _join_slices(plan, sums, acc, plan.plane_weights[plane], plane == 0)
+            _sum_groups(order, position, plan.mux, plan.groups, sums)
+            factor = plan.plane_weights[plane]
+            _join_slices(plan, sums, work.acc[output], factor, plane == 0)
 
 
-@inner
-def _walk(
-    plan: Plan,
-    contents: Contents,
-    work: Work,
-    first: int,
-    used: int,
-    lanes: int,
+@outlined
+def _put(
+    values: NDArray[np.int32], offset: int, order: NDArray[np.int32], first: int, period: int
+) -> None:
+    """Place values plus an offset from `first` on, `period` apart."""
+    at = np.uint64(first)
+    for lane in range(values.size):
+        order[at] = values[lane] + offset
+        at += np.uint64(period)
+
+
+@outlined
+def _convert_in_order(
+    code_min: int,
+    code_max: int,
+    noise_bits: int,
+    tables: NDArray[np.int16],
+    noise: NDArray[np.int16],
     state: int,
+    order: NDArray[np.int32],
 ) -> int:
-    """Convert the values of one ADC's columns in its order; return its generator's state."""
-    low, high = np.int32(plan.code_min), np.int32(plan.code_max)
-    shift = 32 - plan.noise_bits
+    """Replace each position in an ADC's tables by its code; return the generator's state."""
     draw = np.int64(state)
-    noise = contents.noise
-    for lane in range(lanes):
-        for position in range(used):
-            work.sums[position, lane] = 0
-        for group in range(plan.groups):
-            for position in range(used):
-                draw = _xorshift(draw)
-                value = np.uint64(work.values[position, group, lane])
-                sixteenths = np.int32(contents.transfer[first + position, value])
-                sixteenths += np.int32(noise[np.uint64(draw >> shift)]) + np.int32(8)
-                code = min(max(sixteenths >> np.int32(4), low), high)
-                work.sums[position, lane] += code
-            for _ in range(used, plan.mux):
-                draw = _xorshift(draw)
+    shift = 32 - noise_bits
+    for i in range(order.size):
+        draw = _xorshift(draw)
+        sixteenths = np.int32(tables[np.uint64(order[i])]) + np.int32(
+            noise[np.uint64(draw >> shift)]
+        )
+        order[i] = min(max((sixteenths + 8) >> 4, code_min), code_max)
     return int(draw)
+
+
+@outlined
+def _sum_groups(
+    codes: NDArray[np.int32], first: int, mux: int, groups: int, sums: NDArray[np.int32]
+) -> None:
+    """Add the codes of a position over all groups, lane by lane."""
+    at = np.uint64(first)
+    for lane in range(sums.size):
+        total = np.int32(0)
+        for _ in range(groups):
+            total += codes[at]
+            at += np.uint64(mux)
+        sums[lane] = total
 
 
 @entry
