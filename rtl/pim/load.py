@@ -17,6 +17,15 @@ from rtl.lib.widths import index_bits
 from rtl.pim.layout import JOB, PARAMETERS, WORD_BITS, MacroSignature, job_layout
 
 
+class _Beats:
+    """Beats of a stream: a transfer, whether it is the last one, and whether more remain."""
+
+    def __init__(self, name: str) -> None:
+        self.step = Signal(name=f"step_{name}")
+        self.end = Signal(name=f"end_{name}")
+        self.remain = Signal(name=f"remain_{name}")
+
+
 class Load(wiring.Component):
     """The job that runs, and what it loads.
 
@@ -35,7 +44,7 @@ class Load(wiring.Component):
     running : Out(1)
         A register: a job was taken and is not `finished`.
     loaded : Out(1)
-        From the cycle after the last beat on.
+        A register: all beats of the job that runs have come.
     finished : In(1)
         The job's last result is transferred in this cycle.
     cells, tables : Out
@@ -103,22 +112,41 @@ class Load(wiring.Component):
             m.d.sync += [held.eq(self.job), self.running.eq(1)]
         with m.Elif(self.finished):
             m.d.sync += self.running.eq(0)
-        waits = [self._cells(m), self._transfer(m), self._parameters(m)]
+        streams = [self._cells(m), self._transfer(m), self._parameters(m)]
         if self._spec.noise_bits:
-            waits.append(self._noise(m))
-        m.d.comb += self.loaded.eq(self.running & ~Cat(waits).any())
+            streams.append(self._noise(m))
+        # A register, since a launch waits for it.
+        with m.If(self.start):
+            m.d.sync += self.loaded.eq(0)
+        with m.Elif(self.running):
+            m.d.sync += self.loaded.eq(~Cat(beats.remain for beats in streams).any())
         return m
 
-    def _cells(self, m: Module) -> Value:
+    def _accept(self, m: Module, name: str, wanted: Value | int) -> _Beats:
+        """Be ready for the beats of a stream that a job needs."""
+        port = getattr(self, name)
+        waits, beats = Signal(name=f"waits_{name}"), _Beats(name)
+        m.d.comb += [
+            port.ready.eq(waits),
+            beats.step.eq(port.valid & waits),
+            beats.remain.eq(waits & ~beats.end),
+        ]
+        with m.If(self.start):
+            m.d.sync += waits.eq(wanted)
+        with m.Elif(beats.end):
+            m.d.sync += waits.eq(0)
+        return beats
+
+    def _cells(self, m: Module) -> _Beats:
         """Take cells by output, plane, group and word, the innermost."""
         spec, job, cells = self._spec, self.job, self.cells
-        waits, step = _take(m, "cells", self.i_w)
+        beats = self._accept(m, "i_w", self._flag(FLAG_WEIGHTS))
         words = Blocks(WORD_BITS, len(job.rows), "words")
         groups = Blocks(job.rows, len(job.k), "groups", most=spec.rows)
         outputs = Signal(len(job.n))
         plane = Signal(range(spec.planes))
-        m.d.comb += [cells.write.eq(step), cells.data.eq(self.i_w.payload)]
-        with m.If(step):
+        m.d.comb += [cells.write.eq(beats.step), cells.data.eq(self.i_w.payload)]
+        with m.If(beats.step):
             m.d.sync += [*words.step(), cells.word.eq(cells.word + 1)]
             with m.If(~words.more):
                 m.d.sync += [*words.load(job.rows), cells.word.eq(0)]
@@ -131,36 +159,36 @@ class Load(wiring.Component):
                         m.d.sync += plane.eq(plane + 1)
                         with m.If(plane == spec.planes - 1):
                             m.d.sync += [plane.eq(0), outputs.eq(outputs - 1)]
-                            m.d.sync += waits.eq(outputs != 1)
+                            m.d.comb += beats.end.eq(outputs == 1)
         with m.If(self.start):
             m.d.sync += [
                 *words.load(job.rows), *groups.load(job.k), outputs.eq(job.n),
                 cells.word.eq(0), cells.group.eq(0), cells.bit.eq(0), cells.column.eq(0),
-                plane.eq(0), waits.eq(self._flag(FLAG_WEIGHTS)),
+                plane.eq(0),
             ]  # fmt: skip
-        return waits
+        return beats
 
-    def _transfer(self, m: Module) -> Value:
+    def _transfer(self, m: Module) -> _Beats:
         """Take entries in the order of their addresses."""
         tables = self.tables
-        waits, step = _take(m, "transfer", self.i_t)
-        m.d.comb += [tables.transfer_write.eq(step), tables.transfer.eq(self.i_t.payload)]
-        with m.If(step):
+        beats = self._accept(m, "i_t", self._flag(FLAG_TRANSFER))
+        m.d.comb += [tables.transfer_write.eq(beats.step), tables.transfer.eq(self.i_t.payload)]
+        with m.If(beats.step):
             m.d.sync += tables.transfer_entry.eq(tables.transfer_entry + 1)
-            with m.If(tables.transfer_entry == self._spec.mux * self._spec.entries - 1):
-                m.d.sync += waits.eq(0)
+            last = self._spec.mux * self._spec.entries - 1
+            m.d.comb += beats.end.eq(tables.transfer_entry == last)
         with m.If(self.start):
-            m.d.sync += [tables.transfer_entry.eq(0), waits.eq(self._flag(FLAG_TRANSFER))]
-        return waits
+            m.d.sync += tables.transfer_entry.eq(0)
+        return beats
 
-    def _noise(self, m: Module) -> Value:
+    def _noise(self, m: Module) -> _Beats:
         """Take the noise table, then the states."""
         tables, payload = self.tables, self.i_n.payload
-        waits, step = _take(m, "noise", self.i_n)
+        beats = self._accept(m, "i_n", self._flag(FLAG_NOISE))
         states = Signal()
         m.d.comb += [
-            tables.noise_write.eq(step & ~states),
-            tables.state_write.eq(step & states),
+            tables.noise_write.eq(beats.step & ~states),
+            tables.state_write.eq(beats.step & states),
             tables.noise.eq(payload[:16]),
             tables.state.eq(payload),
         ]
@@ -169,31 +197,28 @@ class Load(wiring.Component):
             m.d.sync += states.eq(tables.noise_entry.all())
         with m.If(tables.state_write):
             m.d.sync += tables.state_adc.eq(tables.state_adc + 1)
-            m.d.sync += waits.eq(tables.state_adc != self._spec.adcs - 1)
+            m.d.comb += beats.end.eq(tables.state_adc == self._spec.adcs - 1)
         with m.If(self.start):
-            m.d.sync += [
-                tables.noise_entry.eq(0), tables.state_adc.eq(0), states.eq(0),
-                waits.eq(self._flag(FLAG_NOISE)),
-            ]  # fmt: skip
-        return waits
+            m.d.sync += [tables.noise_entry.eq(0), tables.state_adc.eq(0), states.eq(0)]
+        return beats
 
-    def _parameters(self, m: Module) -> Value:
+    def _parameters(self, m: Module) -> _Beats:
         """Take steps of E outputs; parameters beyond n become 0, and so do the results there."""
         spec, job = self._spec, self.job
-        waits, step = _take(m, "parameters", self.i_e)
+        beats = self._accept(m, "i_e", 1)
         outputs = Blocks(spec.epilogue_lanes, len(job.n), "outputs")
-        m.d.comb += self.parameter_write.eq(step)
+        m.d.comb += self.parameter_write.eq(beats.step)
         for lane in range(spec.epilogue_lanes):
             with m.If(outputs.part > lane):
                 m.d.comb += self.parameters[lane].eq(self.i_e.payload[lane])
-            with m.If(step):
+            with m.If(beats.step):
                 m.d.sync += self.keep[lane].eq(outputs.part > lane)
-        with m.If(step):
+        with m.If(beats.step):
             m.d.sync += [*outputs.step(), self.parameter_step.eq(self.parameter_step + 1)]
-            m.d.sync += waits.eq(outputs.more)
+            m.d.comb += beats.end.eq(~outputs.more)
         with m.If(self.start):
-            m.d.sync += [*outputs.load(job.n), self.parameter_step.eq(0), waits.eq(1)]
-        return waits
+            m.d.sync += [*outputs.load(job.n), self.parameter_step.eq(0)]
+        return beats
 
     def _flag(self, flag: int) -> Value:
         return (self.i_job.payload.flags & flag).any()
@@ -211,10 +236,3 @@ def input_streams(spec: PimSpec) -> dict[str, Any]:
     if not spec.noise_bits:
         del streams["i_n"]
     return {name: In(stream.Signature(shape)) for name, shape in streams.items()}
-
-
-def _take(m: Module, name: str, port: stream.Interface) -> tuple[Signal, Value]:
-    """Return a register, 1 while beats of a stream remain, and the strobe of a transfer."""
-    waits, step = Signal(name=f"waits_{name}"), Signal(name=f"step_{name}")
-    m.d.comb += [port.ready.eq(waits), step.eq(port.valid & waits)]
-    return waits, step

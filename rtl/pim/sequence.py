@@ -161,13 +161,12 @@ class Sequencer(wiring.Component):
 
     def _drive(self, m: Module) -> None:
         """Drive the rows for t_row cycles, and sample in the last of them."""
-        left = Signal(range(self._spec.row_cycles))
-        m.d.comb += self.sample.eq(self.drive & (left == 0))
+        cycles = self._spec.row_cycles
+        left = Signal(range(cycles))
         with m.If(self.launch):
-            m.d.sync += [self.drive.eq(1), left.eq(self._spec.row_cycles - 1)]
-        with m.Elif(self.sample):
-            m.d.sync += self.drive.eq(0)
+            m.d.sync += [self.drive.eq(1), self.sample.eq(cycles == 1), left.eq(cycles - 1)]
         with m.Elif(self.drive):
+            m.d.sync += [self.drive.eq(~self.sample), self.sample.eq(left == 1)]
             m.d.sync += left.eq(left - 1)
 
     def _sampled(self, m: Module, launched: Any) -> Any:
@@ -189,29 +188,32 @@ class Sequencer(wiring.Component):
         """Convert position after position, t_conv cycles each."""
         spec = self._spec
         depth, cycles = spec.result_depth, spec.conversion_cycles
-        busy, begin, no_room, last = Signal(), Signal(), Signal(), Signal()
+        busy, begin, no_room = Signal(), Signal(), Signal()
         waiting = pending(m, "waiting", 2, self.sample, begin)
         reserved = tally(m, "reserved", depth, begin & tag.first, self.vector_issued)
         phase = Signal(range(cycles))
+        # Registers: a launch waits for the end of a conversion.
+        last_phase, last = Signal(init=cycles == 1), Signal(init=spec.mux == 1)
         m.d.comb += [
             no_room.eq(tag.first & reserved[-1]),  # the depth is a power of two
             begin.eq(waiting & ~busy & ~no_room),
             self.full.eq(waiting & ~busy & no_room),
             self.convert.eq(busy | begin),
-            last.eq(self.position == spec.mux - 1),
-            self.strobe.eq(self.convert & (phase == cycles - 1)),
-            ended.eq(self.strobe & last),
+            self.strobe.eq(self.convert & last_phase),
+            # The cycle in which a step begins is its last only if it is its only one.
+            ended.eq((self.convert if spec.convert_cycles == 1 else busy) & last_phase & last),
         ]
-        if spec.convert_cycles > 1:
-            # The cycle in which a step begins is not its last: a launch waits for registers only.
-            m.d.comb += ended.eq(busy & last & (phase == cycles - 1))
         m.d.sync += busy.eq(self.convert & ~ended)
         with m.If(self.convert):
-            m.d.sync += phase.eq(phase + 1)
+            m.d.sync += [phase.eq(phase + 1), last_phase.eq(phase == cycles - 2)]
         with m.If(self.strobe):
-            m.d.sync += [phase.eq(0), self.position.eq(self.position + 1)]
+            m.d.sync += [phase.eq(0), last_phase.eq(cycles == 1)]
+            m.d.sync += [
+                self.position.eq(self.position + 1),
+                last.eq(self.position == spec.mux - 2),
+            ]
         with m.If(ended):
-            m.d.sync += self.position.eq(0)
+            m.d.sync += [self.position.eq(0), last.eq(spec.mux == 1)]
             if spec.double_buffer:
                 m.d.sync += self.convert_bank.eq(~self.convert_bank)
         self._follow(m, tag, ended)
