@@ -18,7 +18,7 @@ from cosil.engines.pim import PimSpec
 from energy_models.lib import adc
 from energy_models.lib.pricing import Action, EnergyModel, stream, unpriced
 from energy_models.lib.tables import read_table
-from energy_models.lib.technology import Estimate, Technology
+from energy_models.lib.technology import Estimate, Technology, load_technology
 
 MULT_BITS = 16
 """Multiplier of an output's rescale; its sum counts sixteenths, 4 bits more (section 1)."""
@@ -176,3 +176,15 @@ MODEL = EnergyModel(
     ),
 )
 """Prices a run's counts, and the area."""
+
+
+def adc_areas(spec: PimSpec, *, technology: str, clock_hz: float) -> dict[str, Estimate]:
+    """Return the area of all of a macro's ADCs in µm² under each model that gives one.
+
+    Raises
+    ------
+    ValueError
+        If the technology is unknown.
+    """
+    one = converter(spec, load_technology(technology, clock_hz))
+    return {model: adc.area_um2(model, one) * spec.adcs for model in adc.AREA_MODELS}

@@ -9,7 +9,7 @@ contract says, but touch no memory, so no bandwidth holds them up and no byte of
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from cosil.lowering.pim import (
 from cosil.machine import bandwidth, vector_unit
 from cosil.machine.spec import Machine, Memory
 from cosil.packed.network import Node, PackedNetwork
+from energy_models.lib.technology import ZERO
+from energy_models.pim import MODEL, adc_areas
 from sim.lib.run import Run
 from sim.pim import run
 
@@ -124,6 +126,22 @@ def job_bytes(spec: PimSpec, job: Job) -> int:
 def stalls(spec: PimSpec, job: Job, memory: Memory) -> dict[str, NDArray[np.bool_]]:
     """Return the stall patterns that hold a job to the memory's bandwidth."""
     return bandwidth.patterns(beats(spec, job), beat_bytes(spec), memory)
+
+
+def area(machine: Machine) -> dict[str, Any] | None:
+    """Return the macro's area as `cosil simulate --json` gives it; None without a macro.
+
+    µm² by component, each with its range, and of all ADCs under each model that gives an area.
+    """
+    if machine.pim is None:
+        return None
+    at: dict[str, Any] = {"technology": machine.technology, "clock_hz": machine.clock_hz}
+    parts = MODEL.area(machine.pim, **at)
+    return {
+        "components": {name: asdict(each) for name, each in parts.items()},
+        "total": asdict(sum(parts.values(), ZERO)),
+        "adc_models": {name: each.value for name, each in adc_areas(machine.pim, **at).items()},
+    }
 
 
 def multiply(

@@ -11,6 +11,7 @@ from typing import Any
 from cosil.engines.attention import AttentionSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.machine import pim
 from cosil.machine.check import Check
 from cosil.machine.execute import LayerRun, MachineRun
 from cosil.machine.workload import WorkloadRun
@@ -46,6 +47,7 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "vector_lanes": machine.vector.lanes,
             "variants": sorted({variant(layer) for layer in engine}),
             "pim": None if machine.pim is None else asdict(machine.pim),
+            "pim_area_um2": pim.area(machine),
         },
         "network": run.network,
         "layers": [_layer(layer) for layer in run.layers],
@@ -238,6 +240,7 @@ def closing_lines(run: MachineRun) -> list[str]:
         f"{_time(run, total)}; {', '.join([busy, *macro])}",
         _energy_line(run, total),
         *([f"energy under each ADC model, nJ: {', '.join(under)}"] if under else []),
+        *([_area_line(run)] if macro else []),
         MODELLED,
     ]
 
@@ -278,6 +281,14 @@ def _energy_line(run: MachineRun, total: Mapping[str, Any]) -> str:
         f"energy {value:,} nJ, sources leave {low:,} to {high:,} nJ "
         f"({machine.technology}, {machine.memory.energy})"
     )
+
+
+def _area_line(run: MachineRun) -> str:
+    area = pim.area(run.machine)
+    assert area is not None
+    value, low, high = (area["total"][name] / 1e6 for name in ("value", "low", "high"))
+    adcs = ", ".join(f"{um2 / 1e6:.3g} {model}" for model, um2 in area["adc_models"].items())
+    return f"macro {value:.3g} mm2, sources leave {low:.3g} to {high:.3g}; of it the ADCs: {adcs}"
 
 
 def _nanojoules(picojoules: float) -> float:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a conversion of an analog-to-digital converter costs, under each of five published models.
 
-They disagree by 13 to 60 times at 32 nm, so none of them stands alone: a report gives the cost under
-each and the range. Coefficients, units, nodes and sources are data (energy_models/tables/adc.yaml).
+They disagree by 13 to 60 times at 32 nm, so none of them stands alone: a report gives the cost
+under each and the range. Coefficients, units, nodes and sources are data
+(energy_models/tables/adc.yaml).
 """
 
 from __future__ import annotations

@@ -147,6 +147,12 @@ def test_a_report_gives_no_energy_alone(done: Done) -> None:
     assert all(" .. " in str(cell) for cell in cells)
     lines = "\n".join(closing_lines(done[0]))
     assert all(model in lines for model in MODELS)
+    area = tree["machine"]["pim_area_um2"]
+    parts = [each["value"] for each in area["components"].values()]
+    assert area["total"]["value"] == pytest.approx(sum(parts))
+    adcs = area["components"]["ADC"]
+    assert adcs["low"] < min(area["adc_models"].values()) < adcs["value"]
+    assert "mm2, sources leave" in lines
 
 
 def test_trace_and_figures(done: Done, tmp_path: Path) -> None:
