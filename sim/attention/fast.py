@@ -35,8 +35,8 @@ def simulate(
     rows = commands[commands[:, OP] == ROW]
     values = make_timeline(plan, rows[:, K_WANTED])
     selections = make_timeline(plan, selected(program))
-    value_record = selection_record(plan)
-    token_record = selection_record(plan)
+    value_record = selection_record()
+    token_record = selection_record()
     compute(
         plan, selectors, program, make_work(plan, selectors), values, selections, value_record,
         token_record, record,
@@ -49,11 +49,14 @@ def simulate(
     return int(cycles), [*value_record.counts.tolist(), *token_record.counts.tolist()]
 
 
-def selection_record(plan: Plan) -> topk.Record:
-    """Return an empty record of one job of a selector, whose counts go on from job to job."""
+def selection_record() -> topk.Record:
+    """Return an empty record of one job of a selector, whose counts go on from job to job.
+
+    What a job keeps stays in the work room.
+    """
     return topk.Record(
-        np.zeros(plan.max_tokens, dtype=np.int64),
-        np.zeros(plan.max_tokens, dtype=np.int64),
+        np.zeros(0, dtype=np.int64),
+        np.zeros(0, dtype=np.int64),
         np.zeros(len(SELECTOR_NAMES), dtype=np.int64),
         np.zeros(len(topk.CAUSES), dtype=np.int64),
         np.zeros((1, 7), dtype=np.int64),
@@ -65,30 +68,34 @@ def closed_form(plan: Plan, program: Program, record: Record) -> list[int]:
     """Return the engine's own counts of a whole run, in the order of `ENGINE_NAMES`."""
     commands = program.commands
     rows = commands[commands[:, OP] == ROW]
-    n, values = rows[:, N], rows[:, K_WANTED]
-    passes = 1 + record.redo
+    n, values, dim = rows[:, N], rows[:, K_WANTED], plan.head_dim
+    redo = record.redo
+    redone = int(redo.sum())
+    keys, keys_redone = int(n.sum()), int(n @ redo)
+    keys_passed = keys + keys_redone
     beats = -(-n // plan.lanes)
-    row_bits = plan.head_dim * n
+    rows_of_keys, rows_redone = int(beats.sum()), int(beats @ redo)
+    rows_passed = rows_of_keys + rows_redone
     return [
-        int(np.sum(row_bits * passes)),
-        int(np.sum(values)) * plan.head_dim,
-        int(np.sum(n * passes)),
-        int(np.sum(n)),
-        int(np.sum(n * rows[:, ADD])),
-        int(np.sum(beats * passes)),
+        keys_passed * dim,
+        int(values.sum()) * dim,
+        keys_passed,
+        keys,
+        int(n @ rows[:, ADD]),
+        rows_passed,
         # Sum reads every pass's scores, an LSB pass what it adds to.
-        int(np.sum(beats * (passes + record.redo))),
-        int(np.sum(beats * passes)),
-        int(np.sum(beats)),
-        len(rows) * plan.head_dim,
-        int(np.sum(row_bits * rows[:, MSB_BITS])) // 8,
-        int(np.sum(row_bits * record.redo)) // 2,
-        int(np.sum(values * rows[:, VALUE_BITS])) * plan.head_dim // 8,
-        int(np.sum(beats * passes)),
+        rows_passed + rows_redone,
+        rows_passed,
+        rows_of_keys,
+        len(rows) * dim,
+        int(n @ rows[:, MSB_BITS]) * dim // 8,
+        keys_redone * dim // 2,
+        int(values @ rows[:, VALUE_BITS]) * dim // 8,
+        rows_passed,
         int(np.sum(-(-values // plan.lanes))),
         len(rows),
         len(rows) * plan.out_beats,
         int(np.sum(-(-selected(program) // plan.lanes))),
         len(commands),
-        int(np.sum(record.redo)),
+        redone,
     ]

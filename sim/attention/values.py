@@ -62,29 +62,36 @@ _FRACTION = (1 << FRACTION_BITS) - 1
 _P_MAX = (1 << PROBABILITY_BITS) - 1
 _P_SHIFT = EXP_BITS - PROBABILITY_BITS
 
+_AHEAD, _STEP = 16, 8
+"""Values between those that are asked for and those that are added, and how many at once."""
+
 
 class Work(NamedTuple):
     """Room for one row.
 
     Attributes
     ----------
-    score, distance, probability, weight : int32[max_tokens]
-        `weight` of the kept values.
-    address : int64[max_tokens]
-        Rows of keys or kept values in their memory.
+    score, distance, probability : int32[max_tokens]
+    key : int64[max_tokens]
+        Addresses of the keys.
+    weight, value_row : int32[max_tokens], int64[max_tokens]
+        Probabilities of the kept values that lie within their memory, and their addresses.
     acc : int32[D]
-    jobs : sim.topk.plan.Jobs
-        One job, for either selector.
+    value_jobs, token_jobs : sim.topk.plan.Jobs
+        One job of each selector; `codes` of values is int32[max_tokens], for comparisons of
+        twice as many at once.
     value, token : sim.topk.fast.Work
     """
 
     score: NDArray[np.int32]
     distance: NDArray[np.int32]
     probability: NDArray[np.int32]
+    key: NDArray[np.int64]
     weight: NDArray[np.int32]
-    address: NDArray[np.int64]
+    value_row: NDArray[np.int64]
     acc: NDArray[np.int32]
-    jobs: Jobs
+    value_jobs: Jobs
+    token_jobs: Jobs
     value: topk.Work
     token: topk.Work
 
@@ -92,16 +99,22 @@ class Work(NamedTuple):
 def make_work(plan: Plan, selectors: Selectors) -> Work:
     """Return room for the longest row."""
     most = plan.max_tokens
-    pair = np.zeros(2, dtype=np.int64)
+
+    def job(dtype: Any) -> Jobs:
+        pair = np.zeros(2, dtype=np.int64)
+        return Jobs(np.zeros(most, dtype=dtype), pair, np.zeros(1, dtype=np.int64), pair.copy())
+
     return Work(
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int32),
+        np.zeros(most, dtype=np.int64),
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int64),
         np.zeros(plan.head_dim, dtype=np.int32),
-        Jobs(np.zeros(most, dtype=np.int64), pair.copy(), np.zeros(1, dtype=np.int64), pair),
-        topk.make_work(selectors.value, most),
+        job(np.int32),
+        job(np.int64),
+        topk.make_work(selectors.value, most, np.int32),
         topk.make_work(selectors.token, most),
     )
 
@@ -127,14 +140,15 @@ def compute(
         command = program.commands[c]
         op = command[OP]
         if op == ROW:
+            _score_msb(program, command, ids, work)
             _softmax(plan, program, command, ids, work, record)
             for i in range(command[N]):
-                work.jobs.codes[i] = work.distance[i] ^ selectors.value_mask
+                work.value_jobs.codes[i] = work.distance[i] ^ np.int32(selectors.value_mask)
             value_state = _select(
-                selectors.value, command, work.jobs, work.value, value_record, value_state, values
-            )
-            positions = value_record.item_indices[: command[K_WANTED]]
-            _output(program, command, ids, positions, work, record)
+                selectors.value, command, work.value_jobs, work.value, value_record, value_state,
+                values,
+            )  # fmt: skip
+            _output(program, command, ids, work, record)
         elif op == RESET:
             for i in range(command[N]):
                 ids[i] = i
@@ -149,16 +163,16 @@ def compute(
                 key = ranked[i]
                 if op == TOKENS and i >= command[PROTECTED]:
                     key = np.int64(IMPORTANCE_MOST)
-                work.jobs.codes[i] = key ^ selectors.token_mask
+                work.token_jobs.codes[i] = key ^ selectors.token_mask
             token_state = _select(
-                selectors.token, command, work.jobs, work.token, token_record, token_state,
+                selectors.token, command, work.token_jobs, work.token, token_record, token_state,
                 selections,
             )  # fmt: skip
             for i in range(command[K_WANTED]):
-                record.kept[kept] = token_record.item_indices[i]
+                record.kept[kept] = work.token.kept[i]
                 kept += 1
                 if op == TOKENS:
-                    ids[i] = token_record.item_indices[i]
+                    ids[i] = work.token.kept[i]
             if op == TOKENS:
                 record.listed[0] = command[K_WANTED]
 
@@ -189,6 +203,39 @@ def _select(
 
 
 @entry
+def _score_msb(
+    program: Program, command: NDArray[np.int64], ids: NDArray[np.int64], work: Work
+) -> None:
+    """Set scores to 16 q . msb; only the low MSB_BITS bits of a code count, signed."""
+    n = command[N]
+    base = command[KEY_MSB]
+    cut = 8 - command[MSB_BITS]
+    query = program.query[command[NUMBER]]
+    memory = program.key_msb
+    key = work.key
+    score = work.score
+    past = np.int64(0)
+    for i in range(n):
+        key[i] = (base + ids[i]) & _ADDRESS
+        past |= np.int64(key[i] >= memory.shape[0])
+    whole = 0
+    if cut == 0 and past == 0 and query.size % CODES == 0:
+        whole = n // DOTS * DOTS
+        for i in range(0, whole, DOTS):
+            dots(query, memory, key, score, i)
+    for i in range(whole, n):
+        total = np.int32(0)
+        if key[i] < memory.shape[0]:
+            codes = memory[key[i]]
+            for d in range(query.size):
+                code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
+                total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(code)))
+        score[i] = total
+    for i in range(n):
+        score[i] <<= LSB_BITS
+
+
+@entry
 def _softmax(
     plan: Plan,
     program: Program,
@@ -197,55 +244,24 @@ def _softmax(
     work: Work,
     record: Record,
 ) -> None:
-    """Compute scores, distances and probabilities, with the LSBs if the row is flat."""
+    """Compute distances and probabilities, with the LSBs if the row is flat."""
     n = command[N]
     row = command[NUMBER]
-    query = program.query[row]
-    score = work.score
-    _score_msb(query, program.key_msb, command, ids, work.address, score)
-    level = _distances(plan, command, score, work.distance, n)
+    level = _distances(plan, command, work, n)
     if command[LSB_LOW] <= level <= command[LSB_HIGH]:
         record.redo[row] = 1
-        _score_lsb(query, program.key_lsb, command[KEY_LSB], ids, n, score)
-        level = _distances(plan, command, score, work.distance, n)
-    record.added[row] = _weigh(plan.pow, work.distance, level, work.probability, n)
+        _score_lsb(program.query[row], program.key_lsb, command[KEY_LSB], ids, n, work.score)
+        level = _distances(plan, command, work, n)
+    record.added[row] = _weigh(plan, work, level, n)
     if command[ADD]:
-        for i in range(n):
-            record.importance[ids[i]] += work.probability[i]
-
-
-@inner
-def _score_msb(
-    query: NDArray[np.int16],
-    memory: NDArray[np.int8],
-    command: NDArray[np.int64],
-    ids: NDArray[np.int64],
-    address: NDArray[np.int64],
-    score: NDArray[np.int32],
-) -> None:
-    """Set scores to 16 q . msb; only the low MSB_BITS bits of a code count, signed."""
-    n = command[N]
-    base = command[KEY_MSB]
-    cut = 8 - command[MSB_BITS]
-    past = np.int64(0)
-    for i in range(n):
-        address[i] = (base + ids[i]) & _ADDRESS
-        past |= np.int64(address[i] >= memory.shape[0])
-    whole = 0
-    if cut == 0 and past == 0 and query.size % CODES == 0:
-        whole = n // DOTS * DOTS
-        for i in range(0, whole, DOTS):
-            dots(query, memory, address, score, i)
-    for i in range(whole, n):
-        total = np.int32(0)
-        if address[i] < memory.shape[0]:
-            codes = memory[address[i]]
-            for d in range(query.size):
-                code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
-                total = np.int32(total + np.int32(np.int32(query[d]) * np.int32(code)))
-        score[i] = total
-    for i in range(n):
-        score[i] <<= LSB_BITS
+        first = ids[0]
+        if ids[n - 1] - first == n - 1:  # no gap, as before the first pruning: in vectors
+            run = record.importance[first : first + n]
+            for i in range(n):
+                run[i] += work.probability[i]
+        else:
+            for i in range(n):
+                record.importance[ids[i]] += work.probability[i]
 
 
 @inner
@@ -268,15 +284,15 @@ def _score_lsb(
             score[i] += total
 
 
+# A table is read key by key, the arithmetic around it in vectors: hence loops of their own.
+
+
 @inner
-def _distances(
-    plan: Plan,
-    command: NDArray[np.int64],
-    score: NDArray[np.int32],
-    distance: NDArray[np.int32],
-    n: int,
-) -> Any:
+def _distances(plan: Plan, command: NDArray[np.int64], work: Work, n: int) -> Any:
     """Set distances from the largest score; return the logarithm L of the exponentials' sum."""
+    score = work.score
+    distance = work.distance
+    power = work.probability  # not needed yet
     largest = score[0]
     for i in range(n):
         largest = max(largest, score[i])
@@ -291,10 +307,11 @@ def _distances(
         difference = min(np.uint32(np.uint32(largest) - np.uint32(score[i])), most)
         product = np.uint64(np.uint64(difference) * np.uint64(factor)) + offset
         distance[i] = min(np.uint32(product >> places), np.uint32(NO_WEIGHT))
+    _look_up(plan, work, np.int32(0), n)
     # 25 bits shifted by 31 are 0: NO_WEIGHT needs no case of its own.
     total = np.int64(0)
     for i in range(n):
-        total += plan.pow[distance[i] & _FRACTION] >> (distance[i] >> FRACTION_BITS)
+        total += np.uint32(np.uint32(power[i]) >> np.uint32((distance[i] >> FRACTION_BITS) & 31))
     leading = EXP_BITS
     while total >> (leading + 1):
         leading += 1
@@ -303,34 +320,36 @@ def _distances(
 
 
 @inner
-def _weigh(
-    table: NDArray[np.int32],
-    distance: NDArray[np.int32],
-    level: int,
-    probability: NDArray[np.int32],
-    n: int,
-) -> Any:
-    """Set probabilities; return their sum."""
-    total = np.int64(0)
+def _look_up(plan: Plan, work: Work, offset: np.int32, n: int) -> None:
+    """Set `work.probability` to POW of the fraction of distances plus an offset."""
     for i in range(n):
-        u = distance[i] + level
-        # From 26 on everything rounds to 0, NO_WEIGHT's 33 too; 30 keeps the sum within 32 bits.
-        r = min(_P_SHIFT + (u >> FRACTION_BITS), 30)
-        rounded = (table[u & _FRACTION] + (np.int32(1) << (r - 1))) >> r
-        p = min(rounded, _P_MAX)
+        # Unsigned, an index needs no test for a negative one.
+        at = np.uint32(work.distance[i] + offset) & np.uint32(_FRACTION)
+        work.probability[i] = plan.pow[at]
+
+
+@inner
+def _weigh(plan: Plan, work: Work, level: int, n: int) -> Any:
+    """Set probabilities; return their sum."""
+    offset = np.int32(level)
+    distance = work.distance
+    probability = work.probability
+    _look_up(plan, work, offset, n)
+    total = np.int32(0)
+    for i in range(n):
+        whole = np.int32(np.int32(distance[i] + offset) >> FRACTION_BITS)
+        # r - 1 of section 1. From 25 on all rounds to 0, NO_WEIGHT's 32 too; 31 would not fit.
+        places = np.uint32(min(np.int32(whole + (_P_SHIFT - 1)), np.int32(29)))
+        rounded = np.uint32(np.uint32(np.uint32(probability[i]) >> places) + np.uint32(1)) >> 1
+        p = np.int32(min(np.uint32(rounded), np.uint32(_P_MAX)))
         probability[i] = p
-        total += p
-    return total
+        total = np.int32(total + p)
+    return np.int64(total)
 
 
 @entry
 def _output(
-    program: Program,
-    command: NDArray[np.int64],
-    ids: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    work: Work,
-    record: Record,
+    program: Program, command: NDArray[np.int64], ids: NDArray[np.int64], work: Work, record: Record
 ) -> None:
     """Sum the kept values, requantise, and add to the head's importance."""
     acc = work.acc
@@ -339,20 +358,25 @@ def _output(
     for d in range(acc.size):
         acc[d] = 0
     there = 0
-    for j in range(positions.size):
-        i = positions[j]
+    for j in range(command[K_WANTED]):
+        i = np.uint64(work.value.kept[j])
         address = (command[VALUE] + ids[i]) & _ADDRESS
         if address < memory.shape[0]:
-            prefetch(memory, address)
-            work.address[there] = address
+            work.value_row[there] = address
             work.weight[there] = work.probability[i]
             there += 1
-    if cut == 0 and there and acc.size % CODES == 0:
-        add_weighted(work.weight, memory, work.address, there, acc)
+    if cut == 0 and acc.size % CODES == 0:
+        # What is asked for long ahead, or all at once, the processor drops.
+        for first in range(-_AHEAD, there, _STEP):
+            for j in range(first + _AHEAD, min(first + _AHEAD + _STEP, there)):
+                prefetch(memory, work.value_row[j])
+            if first >= 0:
+                stop = min(first + _STEP, there)
+                add_weighted(work.weight, memory, work.value_row, first, stop, acc)
     else:
         for j in range(there):
             p = work.weight[j]
-            codes = memory[work.address[j]]
+            codes = memory[work.value_row[j]]
             for d in range(acc.size):
                 code = np.int32(np.int8(np.int32(codes[d]) << cut)) >> cut
                 acc[d] += np.int32(p * code)

@@ -9,6 +9,7 @@ it compiles for any processor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,14 @@ _intrinsic: Any = intrinsic
 TILE_ROWS, TILE_COLS = 4, 16
 """What one step of `multiply` computes: 8 vectors of sums, which stay in registers."""
 
-DOTS = 4
+DOTS = 8
 """Rows to a step of `dots`."""
 
 CODES = 16
 """Codes that `dots` and `add_weighted` take at once: their rows are whole multiples."""
 
+_WIDE_CODES = 64  # of a row at once, their sums in 8 vectors
+_LINE = 64  # bytes of a cache line
 _LANES = 8  # int32 lanes of a vector
 _BLOCK_PAIRS = 256  # of k: a panel's block, 16 KiB, stays in the first-level cache
 _BLOCK_ROWS = 256  # a block of x, 256 KiB, stays in the second-level cache
@@ -226,15 +229,19 @@ def add_weighted(
     weight: NDArray[np.int32],
     rows: NDArray[np.int8],
     address: NDArray[np.int64],
-    count: int,
+    first: int,
+    stop: int,
     y: NDArray[np.int32],
 ) -> None:
-    """Add to y the sum of weight[j] rows[address[j]], j below `count`, at least 1; see `dots`."""
-    y += weight[:count] @ rows[address[:count]].astype(np.int32)
+    """Add to y the sum of weight[j] rows[address[j]], j from `first` below `stop`; see `dots`.
+
+    There is at least one.
+    """
+    y += weight[first:stop] @ rows[address[first:stop]].astype(np.int32)
 
 
 def prefetch(rows: NDArray[np.int8], address: int) -> None:
-    """Fetch the first line of a row into the caches, sometime."""
+    """Fetch a row into the caches, sometime; it should begin with a line."""
 
 
 @overload(dots)
@@ -248,12 +255,17 @@ def _compiled_dots(x: Any, rows: Any, address: Any, y: Any, first: Any) -> Any:
 
 
 @overload(add_weighted)
-def _compiled_add_weighted(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> Any:
-    del weight, rows, address, count, y
+def _compiled_add_weighted(
+    weight: Any, rows: Any, address: Any, first: Any, stop: Any, y: Any
+) -> Any:
+    del weight, rows, address, first, stop, y
 
-    def compiled(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> None:
-        for column in range(0, y.size, CODES):
-            _vector_add_weighted(weight, rows, address, count, y, column)
+    def compiled(weight: Any, rows: Any, address: Any, first: Any, stop: Any, y: Any) -> None:
+        wide = y.size // _WIDE_CODES * _WIDE_CODES
+        for column in range(0, wide, _WIDE_CODES):
+            _add_wide(weight, rows, address, first, stop, y, column)
+        for column in range(wide, y.size, CODES):
+            _add_narrow(weight, rows, address, first, stop, y, column)
 
     return compiled
 
@@ -263,7 +275,8 @@ def _compiled_prefetch(rows: Any, address: Any) -> Any:
     del rows, address
 
     def compiled(rows: Any, address: Any) -> None:
-        _prefetch(rows, address)
+        for offset in range(0, rows.shape[1], _LINE):
+            _prefetch(rows, address, offset)
 
     return compiled
 
@@ -274,18 +287,31 @@ def _vector_dots(typing_context: Any, x: Any, rows: Any, address: Any, y: Any, f
     return types.void(x, rows, address, y, types.int64), _emit_dots
 
 
-@_intrinsic
-def _vector_add_weighted(
-    typing_context: Any, weight: Any, rows: Any, address: Any, count: Any, y: Any, column: Any
-) -> Any:
-    del typing_context, count, column
-    return types.void(weight, rows, address, types.int64, y, types.int64), _emit_add_weighted
+def _weighted_adder(codes: int) -> Any:
+    """Return `add_weighted` of so many codes from a column on, in LLVM's vector operations."""
+
+    def typed(
+        typing_context: Any,
+        weight: Any,
+        rows: Any,
+        address: Any,
+        first: Any,
+        stop: Any,
+        y: Any,
+        column: Any,
+    ) -> Any:
+        del typing_context, first, stop, column
+        index = types.int64
+        signature = types.void(weight, rows, address, index, index, y, index)
+        return signature, partial(_emit_add_weighted, codes)
+
+    return _intrinsic(typed)
 
 
 @_intrinsic
-def _prefetch(typing_context: Any, rows: Any, address: Any) -> Any:
-    del typing_context, address
-    return types.void(rows, types.int64), _emit_prefetch
+def _prefetch(typing_context: Any, rows: Any, address: Any, offset: Any) -> Any:
+    del typing_context, address, offset
+    return types.void(rows, types.int64, types.int64), _emit_prefetch
 
 
 _BYTE = ir.IntType(8)
@@ -310,15 +336,14 @@ def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         return after
 
     after = _loop(builder, _INDEX(0), size, CODES, [_SUMS(None)] * DOTS, add_codes)
-    # Lane by lane of four vectors to four lanes of one.
-    while len(after) > 1:
+    # Sums of each four rows in one vector, a part of them in each half.
+    while len(after) > 2:
         after = [_fold(builder, *after[pair : pair + 2]) for pair in range(0, len(after), 2)]
-    quarter = ir.VectorType(_WORD, DOTS)
     low, high = (
-        builder.shuffle_vector(after[0], after[0], quarter([k + half for k in range(DOTS)]))
-        for half in (0, DOTS)
+        builder.shuffle_vector(*after, _SUMS([half + lane for lane in (0, 1, 2, 3, 8, 9, 10, 11)]))
+        for half in (0, 4)
     )
-    place = builder.bitcast(builder.gep(y.data, [first]), quarter.as_pointer())
+    place = builder.bitcast(builder.gep(y.data, [first]), _SUMS.as_pointer())
     builder.store(builder.add(low, high), place, align=4)
     return context.get_dummy_value()
 
@@ -331,15 +356,18 @@ def _fold(builder: Any, a: Any, b: Any) -> Any:
     return builder.add(even, odd)
 
 
-def _emit_add_weighted(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    kinds, count, column = signature.args, arguments[3], arguments[5]
-    chosen = (0, 1, 2, 4)
+def _emit_add_weighted(
+    width: int, context: Any, builder: Any, signature: Any, arguments: Any
+) -> Any:
+    kinds, column = signature.args, arguments[6]
+    first, stop = arguments[3:5]
+    chosen = (0, 1, 2, 5)
     weight, rows, address, y = _arrays(
         context, builder, [kinds[n] for n in chosen], [arguments[n] for n in chosen]
     )
     size = _cgutils.unpack_tuple(builder, y.shape)[0]
     base = builder.gep(rows.data, [column])
-    halves = [builder.add(column, _INDEX(offset)) for offset in range(0, CODES, _LANES)]
+    halves = [builder.add(column, _INDEX(offset)) for offset in range(0, width, _LANES)]
     places = [builder.bitcast(builder.gep(y.data, [half]), _SUMS.as_pointer()) for half in halves]
 
     def add_row(j: Any, sums: list[Any]) -> list[Any]:
@@ -352,16 +380,19 @@ def _emit_add_weighted(context: Any, builder: Any, signature: Any, arguments: An
         return after
 
     before = [builder.load(place, align=4) for place in places]
-    after = _loop(builder, _INDEX(0), count, 1, before, add_row)
+    after = _loop(builder, first, stop, 1, before, add_row)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
 
 
+_add_narrow, _add_wide = _weighted_adder(CODES), _weighted_adder(_WIDE_CODES)
+
+
 def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     (rows,) = _arrays(context, builder, signature.args[:1], arguments[:1])
     size = _cgutils.unpack_tuple(builder, rows.shape)[1]
-    place = builder.gep(rows.data, [builder.mul(arguments[1], size)])
+    place = builder.gep(rows.data, [builder.add(builder.mul(arguments[1], size), arguments[2])])
     pointer = _BYTE.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer, _WORD, _WORD, _WORD])
     function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)

@@ -8,7 +8,7 @@ Equal to the stepped model under any stall pattern.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,27 +55,23 @@ from sim.topk.plan import (
 
 _leap = inner(lfsr32_leap)
 
-COPIES = 4
-"""Counters of a digit."""
-
 
 class Work(NamedTuple):
     """What kernels need besides the record.
 
     Attributes
     ----------
-    bins : int64[COPIES * 2 ** widest digit]
-        Keys of each digit come first.
-    low, high : int64[max n + 1]
-        Survivors: of quick-select FIFO_L and FIFO_R, of radix the latter. Then `high` holds the
-        positions that are kept.
+    low, high : int64[max n + 1], or int32 as the keys' codes
+        Survivors: of quick-select FIFO_L and FIFO_R, of radix the latter.
+    kept : int64[max n + 1]
+        Positions of the keys that are kept, in order.
     beats : int64[rows + 2]
         Rows, counted from the job's first, after which a beat is emitted.
     """
 
-    bins: NDArray[np.int64]
-    low: NDArray[np.int64]
-    high: NDArray[np.int64]
+    low: NDArray[np.int64] | NDArray[np.int32]
+    high: NDArray[np.int64] | NDArray[np.int32]
+    kept: NDArray[np.int64]
     beats: NDArray[np.int64]
 
 
@@ -98,11 +94,11 @@ def simulate(plan: Plan, jobs: Jobs, stalls: Stalls, record: Record) -> int:
     return int(_run(plan, jobs, stalls, work, record))
 
 
-def make_work(plan: Plan, most: int) -> Work:
-    """Return the room that jobs of at most so many keys need."""
+def make_work(plan: Plan, most: int, dtype: Any = np.int64) -> Work:
+    """Return the room that jobs of at most so many keys of a dtype need."""
     return Work(
-        np.zeros(COPIES << int(plan.width.max()), dtype=np.int64),
-        np.zeros(most + 1, dtype=np.int64),
+        np.zeros(most + 1, dtype=dtype),
+        np.zeros(most + 1, dtype=dtype),
         np.zeros(most + 1, dtype=np.int64),
         np.zeros(-(-most // plan.lanes) + 2, dtype=np.int64),
     )
@@ -115,6 +111,11 @@ def _run(plan: Plan, jobs: Jobs, stalls: Stalls, work: Work, record: Record) -> 
     for job in range(jobs.k.size):
         first_pass = record.counts[PASSES]
         cut, state, beats = select(plan, jobs, job, work, record, state)
+        first, last = jobs.first_item[job], jobs.first_item[job + 1]
+        for item in range(last - first):
+            position = work.kept[item]
+            record.item_codes[first + item] = jobs.codes[jobs.first[job] + position]
+            record.item_indices[first + item] = position
         _time(plan, jobs, stalls, work, record, job, cut.cycles, beats)
         for number in range(first_pass, min(record.counts[PASSES], record.passes.shape[0])):
             record.passes[number, 1] += record.marks[job, SELECTED] + 1
@@ -125,9 +126,9 @@ def _run(plan: Plan, jobs: Jobs, stalls: Stalls, work: Work, record: Record) -> 
 def select(
     plan: Plan, jobs: Jobs, job: int, work: Work, record: Record, state: int
 ) -> tuple[Cut, int, int]:
-    """Select and filter one job, without its times.
+    """Select and filter one job, without its times; what it keeps is in `work.kept`.
 
-    Items and counts go to `record`, passes too, relative to the cycle after the handoff to select.
+    Counts go to `record`, passes too, relative to the cycle after the handoff to select.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def select(
         cut = _radix(plan, codes, job, work, record, k)
     else:
         cut, state = _quick_select(plan, codes, job, work, record, k, state)
-    beats = _filter(plan, jobs, job, cut, work, record)
+    beats = _filter(plan, jobs, job, cut, work)
     rows = -(-codes.size // plan.lanes)
     counts[BANK_WRITE] += rows
     counts[BANK_READ] += min(rows, work.beats[beats - 1] + FILTER_LATENCY + 1)
@@ -162,67 +163,66 @@ def select(
 def _radix(
     plan: Plan, codes: NDArray[np.int64], job: int, work: Work, record: Record, k: int
 ) -> Cut:
-    """Choose digit by digit (section 4.2); passes are noted relative to the first choice."""
+    """Choose digit by digit (section 4.2); passes are noted relative to the first choice.
+
+    The hardware counts all values of a digit at once. Here its bits are found one after the other,
+    each by counting the keys from a code on: comparisons run in vectors, counters would not.
+    """
     counts = record.counts
+    digits = plan.shift.size
     source = codes
     size = codes.size
     need = k
     prefix = 0
     level = 0
     cycles = 0
-    for digit in range(plan.shift.size):
+    passed = size  # keys that the hardware's next pass reads
+    # Of the source's keys, how many lie from the prefix on, and how many past it.
+    reached = size
+    past = 0
+    for digit in range(digits):
         shift = plan.shift[digit]
-        top = (1 << plan.width[digit]) - 1
-        _count_digits(source, size, shift, top, work.bins)
-        chosen = top
-        while work.bins[chosen] < need:
-            need -= int(work.bins[chosen])
-            chosen -= 1
-        equal = int(work.bins[chosen])
-        prefix = prefix << plan.width[digit] | chosen
+        prefix <<= plan.width[digit]
+        for bit in range(plan.width[digit] - 1, -1, -1):
+            candidate = prefix | 1 << bit
+            number = _count_from(source, size, candidate << shift)
+            enough = number >= need
+            prefix = candidate if enough else prefix
+            reached = number if enough else reached
+            past = past if enough else number
+        equal = reached - past
         level = plan.key_bits - shift
-        if need == equal or digit == plan.shift.size - 1:
+        if need - past == equal or digit == digits - 1:
             break
-        rows = -(-size // plan.lanes)
-        note_pass(record, job, cycles, size)
+        rows = -(-passed // plan.lanes)
+        note_pass(record, job, cycles, passed)
         counts[FIFO_READ if digit else BANK_READ] += rows
         counts[HISTOGRAM] += equal
-        if digit < plan.shift.size - 2:
+        if digit < digits - 2:
             counts[FIFO_WRITE] += equal
         cycles += rows + plan.pass_latency
-        matched = 0
-        for i in range(size):
-            code = source[i]
-            work.high[matched] = code
-            matched += code >> shift & top == chosen
-        source = work.high
-        size = matched
-    return Cut(prefix, level, need, cycles)
+        passed = equal
+        # The last digit is sooner found among all keys than survivors are picked for it.
+        if digit < digits - 2:
+            matched = 0
+            for i in range(size):
+                code = source[i]
+                work.high[matched] = code
+                matched += code >> shift == prefix
+            source = work.high
+            size = reached = equal
+            need -= past
+            past = 0
+    return Cut(prefix, level, need - past, cycles)
 
 
 @inner
-def _count_digits(
-    source: NDArray[np.int64], size: int, shift: int, top: int, bins: NDArray[np.int64]
-) -> None:
-    """Set bins[0..top] to the number of keys of each digit.
-
-    Keys take turns with COPIES counters, so that equal digits do not wait for each other.
-    """
-    # Unsigned, an index needs no test for a negative one.
-    span, mask, by = np.uint64(top + 1), np.uint64(top), np.uint64(shift)
-    for b in range(COPIES * (top + 1)):
-        bins[b] = 0
-    whole = size // COPIES * COPIES
-    for i in range(0, whole, COPIES):
-        bins[(np.uint64(source[i]) >> by) & mask] += 1
-        bins[span + ((np.uint64(source[i + 1]) >> by) & mask)] += 1
-        bins[span + span + ((np.uint64(source[i + 2]) >> by) & mask)] += 1
-        bins[span + span + span + ((np.uint64(source[i + 3]) >> by) & mask)] += 1
-    for i in range(whole, size):
-        bins[(np.uint64(source[i]) >> by) & mask] += 1
-    for b in range(top + 1):
-        for copy in range(1, COPIES):
-            bins[b] += bins[copy * (top + 1) + b]
+def _count_from(source: NDArray[np.int64], size: int, least: int) -> Any:
+    """Return how many keys are at least `least`, as int64."""
+    number = np.int32(0)
+    for i in range(size):
+        number = np.int32(number + np.int32(source[i] >= source.dtype.type(least)))
+    return np.int64(number)
 
 
 @inner
@@ -244,7 +244,7 @@ def _quick_select(
     in_bank = 1
     while True:
         state = _leap(state)
-        pivot = source[(state >> 16) * size >> 16]
+        pivot: Any = np.int64(source[(state >> 16) * size >> 16])
         rows = -(-size // plan.lanes)
         note_pass(record, job, cycles, size)
         counts[BANK_READ if in_bank else FIFO_READ] += rows + 1
@@ -274,32 +274,31 @@ def _quick_select(
 
 
 @inner
-def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Record) -> int:
+def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work) -> int:
     """Emit the kept items; return the number of beats, their rows in `work.beats` (section 4.4)."""
     codes = jobs.codes[jobs.first[job] : jobs.first[job + 1]]
-    first = jobs.first_item[job]
-    total = jobs.first_item[job + 1] - first
+    total = jobs.first_item[job + 1] - jobs.first_item[job]
     if total == 0:
         work.beats[0] = 0
         return 1
+    kept = work.kept
     shift = plan.key_bits - cut.level
-    # Which keys are kept is hard to predict, so that none is skipped: what is not is overwritten.
-    kept = work.high
-    items = 0
     least = cut.prefix << shift
-    for i in range(codes.size):
-        kept[np.uint64(items)] = i
-        items += int(codes[i] >= least)
-    if items > total:  # too many ties: the first are kept
-        ties = cut.ties
-        candidates = items
-        items = 0
-        for candidate in range(candidates):
-            i = kept[candidate]
-            tied = int(codes[i] >> shift == cut.prefix)
-            kept[items] = i
-            items += (1 - tied) | int(ties > 0)
-            ties -= tied
+    most = least | ((1 << shift) - 1)
+    # Which keys are kept is hard to predict, so that none is skipped: what is not is overwritten.
+    items = np.uint64(0)  # unsigned, an index needs no test for a negative one
+    one = np.uint64(1)
+    i = np.uint64(0)
+    ties = cut.ties
+    while ties > 0 and i < np.uint64(codes.size):
+        code = codes[i]
+        kept[items] = i
+        items += np.uint64(code >= least)
+        ties -= int(code >= least) & int(code <= most)
+        i += one
+    for rest in range(i, codes.size):
+        kept[items] = rest
+        items += np.uint64(codes[rest] > most)
     # A row adds at most a beat's items, so none fills two beats.
     beats = total // plan.lanes
     for beat in range(beats):
@@ -308,9 +307,6 @@ def _filter(plan: Plan, jobs: Jobs, job: int, cut: Cut, work: Work, record: Reco
         row = kept[total - 1] // plan.lanes
         work.beats[beats] = row + int(beats > 0 and work.beats[beats - 1] == row)
         beats += 1
-    for item in range(total):
-        record.item_codes[first + item] = codes[kept[item]]
-        record.item_indices[first + item] = kept[item]
     return beats
 
 
