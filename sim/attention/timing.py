@@ -118,20 +118,30 @@ def count_cycles(
     """Return the cycles of a run; fill its marks and causes."""
     marks = record.marks
     redo_rows = record.redo
+    causes = record.causes
     lanes = plan.lanes
     depth = plan.fetch_beats
     mask = depth - 1
     complete = queues.complete
+    row_command = queues.commands
+    k_usable, v_usable = queues.k_usable, queues.v_usable
+    v_row, v_lanes, v_last = queues.v_row, queues.v_lanes, queues.v_last
+    v_accepted = queues.v_accepted
+    limited = plan.bytes_per_cycle > 0
+    stalled = False
+    for stream in range(stalls.length.size):
+        stalled |= stalls.length[stream] > 1
 
     left = commands.shape[0]
     next_command = 0
     held = -1  # command in the register
-    # Rows whose fetch started, whose sum is next, that weigh took, select holds, were output.
+    # Rows whose fetch started, whose sum is next; rows in flight.
     started = summed = 0
     in_flight = 0
     # Fetch.
     fetch_row = -1
-    fetch_at = fetch_left = plane = 0
+    fetch_at = _NEVER  # first cycle in which a request may be made
+    fetch_left = plane = 0
     fetch_bits = 0
     banks = plan.score_banks
     redo_pending = -1
@@ -151,199 +161,228 @@ def count_cycles(
     load_last = -1
     load_complete = decided = 0
     selector_banks = 3
-    filter_number = filter_beat = 0
+    filter_beat = filter_left = 0
+    filter_at = _NEVER  # cycle from which its next beat is visible
     # Value.
     v_taken = v_asked = v_launched = 0
+    head_v = np.uint64(0)
+    starts_row = True
     # Output.
     out_row = -1
-    out_number = 0
-    out_at = 0
+    out_end = _NEVER  # cycle of the last transfer
 
+    # Cycles from which the next key beat and value beat can launch, and a value be asked for.
+    k_at = v_at = ask_at = _NEVER
+    qk_cycles = pv_cycles = 0
+
+    # Beats move in most cycles, all else only in cycles from `wake` on: at a time that is known, or
+    # in the cycle after a beat that ends something. Too early a time costs speed only.
+    wake = 0
     t = 0
     while left:
-        if held >= 0 and in_flight == 0 and commands[held, OP] != ROW:
-            line = commands[held]
-            t = _alone(plan, line, stalls, selections, load_latency, record.causes, t)
+        if t >= wake and held >= 0 and in_flight == 0 and commands[held, OP] != ROW:
+            t = _alone(plan, commands[held], stalls, selections, load_latency, causes, t)
             held = -1
             left -= 1
             continue
         k_reserved = k_sent - k_launched
         v_reserved = v_taken - v_launched
-        head_v = v_launched & mask
-        v_there = v_reserved > 0 and queues.v_usable[head_v] <= t
-        launch_v = v_there and (not queues.v_last[head_v] or out_row < 0)
-        k_there = k_reserved > 0 and queues.k_usable[k_launched & mask] <= t
+        launch_v = v_at <= t and (out_row < 0 or not v_last[head_v])
+        k_there = k_at <= t
         launch_k = k_there and not (launch_v and plan.shared)
         if launch_k:
-            cause = QK
+            qk_cycles += 1
         elif launch_v:
-            cause = PV
-        elif (k_reserved > 0 and not k_there) or (v_reserved > 0 and not v_there):
-            cause = DRAM
+            pv_cycles += 1
+        elif (k_reserved > 0 and not k_there) or (v_reserved > 0 and v_at > t):
+            causes[DRAM] += 1
         elif sum_busy or t < weigh_free:
-            cause = SOFTMAX
+            causes[SOFTMAX] += 1
         elif t <= load_last or select_row >= 0 or filter_row >= 0:
-            cause = TOPK
+            causes[TOPK] += 1
         elif out_row >= 0:
-            cause = OUTPUT
+            causes[OUTPUT] += 1
         else:
-            cause = HANDOFF
-        record.causes[cause] += 1
+            causes[HANDOFF] += 1
 
-        # Sum: start, decision, handover.
-        banks_now = banks
-        if not sum_busy:
-            if summed < started and complete[summed] <= t:
-                sum_busy = True
-                marks[summed, SUM] = t
-                marks[summed, COMPLETE] = complete[summed]
-                beats = -(-commands[queues.commands[summed], N] // lanes)
-                decision = t + beats + plan.decision_latency
-        elif t >= decision:
-            if t == decision:
-                marks[summed, DECIDED] = t
-            if redo_rows[summed] and not retried:
-                retried = True
-                redo_pending = summed
-                complete[summed] = _NEVER
-                sum_busy = False
-            elif (
-                t >= weigh_free
-                and load_row < 0
-                and selector_banks > 0
-                and contexts < plan.context_rows
-            ):
-                beats = -(-commands[queues.commands[summed], N] // lanes)
-                marks[summed, HANDOVER] = t
-                weigh_free = t + beats + plan.weigh_latency
-                load_row = summed
-                load_last = t + beats + 1
-                load_complete = load_last + load_latency
-                selector_banks -= 1
-                contexts += 1
-                banks += 1
-                sum_busy = False
-                retried = False
-                summed += 1
+        if t >= wake:
+            wake = _NEVER
+            # Sum: start, decision, handover.
+            banks_now = banks
+            if not sum_busy:
+                if summed < started and complete[summed] <= t:
+                    sum_busy = True
+                    marks[summed, SUM] = t
+                    marks[summed, COMPLETE] = complete[summed]
+                    beats = -(-commands[row_command[summed], N] // lanes)
+                    decision = t + beats + plan.decision_latency
+            elif t >= decision:
+                if t == decision:
+                    marks[summed, DECIDED] = t
+                if redo_rows[summed] and not retried:
+                    retried = True
+                    redo_pending = summed
+                    complete[summed] = _NEVER
+                    sum_busy = False
+                elif (
+                    t >= weigh_free
+                    and load_row < 0
+                    and selector_banks > 0
+                    and contexts < plan.context_rows
+                ):
+                    beats = -(-commands[row_command[summed], N] // lanes)
+                    marks[summed, HANDOVER] = t
+                    weigh_free = t + beats + plan.weigh_latency
+                    load_row = summed
+                    load_last = t + beats + 1
+                    load_complete = load_last + load_latency
+                    selector_banks -= 1
+                    contexts += 1
+                    banks += 1
+                    sum_busy = False
+                    retried = False
+                    summed += 1
+            if not sum_busy:
+                if summed < started:
+                    wake = min(wake, max(complete[summed], t + 1))
+            elif t < decision:
+                wake = min(wake, decision)
+            else:
+                wake = min(wake, max(weigh_free, t + 1))
 
-        # Fetch: start, or a request. A command leaves the register only here and below.
-        empty = held < 0
-        if fetch_row < 0:
-            if redo_pending >= 0:
-                fetch_row = redo_pending
-                plane = LSB_PLANE
-                redo_pending = -1
-            elif (
-                held >= 0
-                and commands[held, OP] == ROW
-                and banks_now > 0
-                and not is_stalled(stalls, Q, t)
-            ):
-                fetch_row = started
-                plane = MSB_PLANE
-                queues.commands[fetch_row] = held
-                marks[fetch_row, START] = t
-                held = -1
-                started += 1
-                in_flight += 1
-                banks -= 1
-            if fetch_row >= 0:
-                command = queues.commands[fetch_row]
-                fetch_at = t + 3
-                fetch_left = commands[command, N]
-                fetch_bits = commands[command, MSB_BITS] if plane == MSB_PLANE else 4
-                slot = pass_in & 7
-                queues.passes[slot, 0] = fetch_row
-                queues.passes[slot, 1] = -(-fetch_left // lanes)
-                pass_in += 1
-        elif t >= fetch_at and k_reserved < depth and not is_stalled(stalls, K_REQ, t):
-            kept = min(lanes, fetch_left)
-            earliest = t + plan.memory_latency
-            if plan.bytes_per_cycle:
-                size = kept * plan.head_dim * fetch_bits // 8
-                drained = max(drained, (t + 1) * plan.bytes_per_cycle) + size
-                last_byte = (drained - 1) // plan.bytes_per_cycle
-                earliest = last_byte + plan.memory_latency - 1
-            k_response = unstalled(stalls, K, max(earliest, k_response + 1))
-            queues.k_usable[k_sent & mask] = k_response + 2
-            k_sent += 1
-            fetch_left -= kept
-            if fetch_left == 0:
-                fetch_row = -1
+            # A fetch starts. A command leaves the register only here and above.
+            empty = held < 0
+            if fetch_row < 0:
+                if redo_pending >= 0:
+                    fetch_row = redo_pending
+                    plane = LSB_PLANE
+                    redo_pending = -1
+                elif (
+                    held >= 0
+                    and commands[held, OP] == ROW
+                    and banks_now > 0
+                    and not is_stalled(stalls, Q, t)
+                ):
+                    fetch_row = started
+                    plane = MSB_PLANE
+                    row_command[fetch_row] = held
+                    marks[fetch_row, START] = t
+                    held = -1
+                    started += 1
+                    in_flight += 1
+                    banks -= 1
+                if fetch_row >= 0:
+                    command = row_command[fetch_row]
+                    fetch_at = t + 3
+                    fetch_left = commands[command, N]
+                    fetch_bits = commands[command, MSB_BITS] if plane == MSB_PLANE else 4
+                    slot = pass_in & 7
+                    queues.passes[slot, 0] = fetch_row
+                    queues.passes[slot, 1] = -(-fetch_left // lanes)
+                    pass_in += 1
+                elif held >= 0 and banks > 0:
+                    wake = t + 1
 
-        # Value requests of beats that were accepted earlier.
-        while v_asked < v_taken and queues.v_lanes[v_asked & mask] == 0:
-            v_asked += 1
-        if v_asked < v_taken:
-            slot = v_asked & mask
-            if t >= queues.v_accepted[slot] + 4 and not is_stalled(stalls, V_REQ, t):
-                earliest = t + plan.memory_latency
-                if plan.bytes_per_cycle:
-                    bits = commands[queues.commands[queues.v_row[slot]], VALUE_BITS]
-                    size = queues.v_lanes[slot] * plan.head_dim * bits // 8
-                    drained = max(drained, (t + 1) * plan.bytes_per_cycle) + size
-                    last_byte = (drained - 1) // plan.bytes_per_cycle
-                    earliest = last_byte + plan.memory_latency - 1
-                v_response = unstalled(stalls, V, max(earliest, v_response + 1))
-                queues.v_usable[slot] = v_response + 2
-                v_asked += 1
+            # Value selector, upstream first.
+            if load_row >= 0 and select_row < 0 and t >= load_complete:
+                select_row = load_row
+                load_row = -1
+                decided = t + 1 + values.passes[select_row]
+            elif select_row >= 0 and filter_row < 0 and t >= decided:
+                filter_row = select_row
+                select_row = -1
+                filter_beat = values.first[filter_row]
+                filter_left = commands[row_command[filter_row], K_WANTED]
+                filter_at = t + 1 + values.beats[filter_beat] + FILTER_LATENCY
+            if load_row >= 0 and select_row < 0:
+                wake = min(wake, max(load_complete, t + 1))
+            if select_row >= 0 and filter_row < 0:
+                wake = min(wake, max(decided, t + 1))
 
-        # Value selector, upstream first.
-        filter_idle = filter_row < 0
-        if load_row >= 0 and select_row < 0 and t >= load_complete:
-            select_row = load_row
-            load_row = -1
-            decided = t + 1 + values.passes[select_row]
-        elif select_row >= 0 and filter_idle and t >= decided:
-            filter_row = select_row
-            select_row = -1
-            filter_number = 0
-            filter_beat = 0
-        if not filter_idle:
-            first = values.first[filter_row]
-            if filter_number < values.beats[first + filter_beat] + FILTER_LATENCY:
-                filter_number += 1
-            elif v_reserved < depth:
-                slot = v_taken & mask
-                wanted = commands[queues.commands[filter_row], K_WANTED]
-                filter_beat += 1
-                last = filter_beat == values.first[filter_row + 1] - first
-                kept = min(lanes, wanted - (filter_beat - 1) * lanes)
-                queues.v_row[slot] = filter_row
-                queues.v_lanes[slot] = kept
-                queues.v_last[slot] = last
-                queues.v_accepted[slot] = t
-                queues.v_usable[slot] = _NEVER if kept else t + 5
-                v_taken += 1
-                filter_number += 1
-                if last:
-                    filter_row = -1
-                    selector_banks += 1
-
-        # Output.
-        if out_row >= 0 and t >= out_at:
-            step = out_number - plan.epilogue_latency
-            if step < 0:
-                out_number += 1
-            elif not is_stalled(stalls, E, t):
-                out_number += 1
-                if step == plan.out_beats - 1:
+            # Output.
+            if out_row >= 0:
+                wake = min(wake, max(out_end, t + 1))
+                if t == out_end:
                     marks[out_row, LAST_OUTPUT] = t
                     out_row = -1
                     in_flight -= 1
                     left -= 1
 
+            # The command register.
+            if next_command < commands.shape[0]:
+                if empty and (t == 0 or not is_stalled(stalls, CMD, t)):
+                    held = next_command
+                    next_command += 1
+                if empty or held < 0:
+                    wake = t + 1
+
+        if t >= fetch_at and k_reserved < depth and not (stalled and is_stalled(stalls, K_REQ, t)):
+            kept = min(lanes, fetch_left)
+            earliest = t + plan.memory_latency
+            if limited:
+                size = kept * plan.head_dim * fetch_bits // 8
+                drained = max(drained, (t + 1) * plan.bytes_per_cycle) + size
+                earliest = _last_byte(plan, drained) + plan.memory_latency - 1
+            k_response = max(earliest, k_response + 1)
+            if stalled:
+                k_response = unstalled(stalls, K, k_response)
+            k_usable[np.uint64(k_sent & mask)] = k_response + 2
+            k_sent += 1
+            fetch_left -= kept
+            if fetch_left == 0:
+                fetch_row = -1
+                fetch_at = _NEVER
+                wake = t + 1
+
+        # Request of a value beat that was accepted earlier.
+        if t >= ask_at and not (stalled and is_stalled(stalls, V_REQ, t)):
+            slot = np.uint64(v_asked & mask)
+            earliest = t + plan.memory_latency
+            if limited:
+                bits = commands[row_command[v_row[slot]], VALUE_BITS]
+                size = v_lanes[slot] * plan.head_dim * bits // 8
+                drained = max(drained, (t + 1) * plan.bytes_per_cycle) + size
+                earliest = _last_byte(plan, drained) + plan.memory_latency - 1
+            v_response = max(earliest, v_response + 1)
+            if stalled:
+                v_response = unstalled(stalls, V, v_response)
+            v_usable[slot] = v_response + 2
+            v_asked += 1
+            ask_at = _NEVER
+
+        # Beat of the value selector.
+        if t >= filter_at and v_reserved < depth:
+            slot = np.uint64(v_taken & mask)
+            beat = np.uint64(filter_beat)
+            v_row[slot] = filter_row
+            v_lanes[slot] = min(lanes, filter_left)
+            v_accepted[slot] = t
+            v_usable[slot] = _NEVER if filter_left > 0 else t + 5
+            v_last[slot] = filter_left <= lanes
+            v_taken += 1
+            filter_beat += 1
+            if filter_left > lanes:
+                filter_at = t + values.beats[np.uint64(filter_beat)] - values.beats[beat]
+            else:
+                filter_row = -1
+                filter_at = _NEVER
+                selector_banks += 1
+                wake = t + 1
+            filter_left -= lanes
+
         # Launches.
         if launch_v:
-            row = queues.v_row[head_v]
-            if marks[row, FIRST_VALUE] < 0:
-                marks[row, FIRST_VALUE] = t
-            if queues.v_last[head_v]:
-                marks[row, LAST_VALUE] = t
-                out_row = row
-                out_number = 0
-                out_at = t + plan.out_latency
+            if starts_row:
+                marks[v_row[head_v], FIRST_VALUE] = t
+            starts_row = v_last[head_v] != 0
+            if starts_row:
+                out_row = v_row[head_v]
+                marks[out_row, LAST_VALUE] = t
+                out_end = t + plan.out_latency + plan.epilogue_latency - 1
+                for _ in range(plan.out_beats):
+                    out_end = unstalled(stalls, E, out_end + 1)
                 contexts -= 1
+                wake = t + 1
             v_launched += 1
         if launch_k:
             if pass_left == 0:
@@ -352,17 +391,29 @@ def count_cycles(
             if pass_left == 0:
                 complete[queues.passes[pass_out & 7, 0]] = t + plan.complete_latency
                 pass_out += 1
+                wake = t + 1
             k_launched += 1
 
-        if (
-            empty
-            and next_command < commands.shape[0]
-            and (t == 0 or not is_stalled(stalls, CMD, t))
-        ):
-            held = next_command
-            next_command += 1
+        # When the next beats can move.
+        k_at = k_usable[np.uint64(k_launched & mask)] if k_sent > k_launched else _NEVER
+        head_v = np.uint64(v_launched & mask)
+        v_at = v_usable[head_v] if v_taken > v_launched else _NEVER
+        while ask_at == _NEVER and v_asked < v_taken:
+            slot = np.uint64(v_asked & mask)
+            if v_lanes[slot] > 0:
+                ask_at = v_accepted[slot] + 4
+            else:
+                v_asked += 1
         t += 1
+    causes[QK] += qk_cycles
+    causes[PV] += pv_cycles
     return t
+
+
+@inner
+def _last_byte(plan: Plan, drained: int) -> int:
+    """Return the cycle in which the last of the bytes that were asked for leaves the memory."""
+    return (drained - 1) // plan.bytes_per_cycle
 
 
 @inner
