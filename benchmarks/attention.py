@@ -35,15 +35,25 @@ def workload() -> tuple[list[RowCommand], Operands]:
     size = (ROWS * N, D)
     operands = Operands(
         rng.integers(-2048, 2048, (ROWS, D)).astype(np.int16),
-        rng.integers(-128, 128, size, dtype=np.int8),
+        aligned(rng.integers(-128, 128, size, dtype=np.int8)),
         np.zeros((0, D), dtype=np.uint8),
-        rng.integers(-128, 128, size, dtype=np.int8),
+        aligned(rng.integers(-128, 128, size, dtype=np.int8)),
     )
     commands = [
         RowCommand(N, VALUES, row * N, 0, row * N, row % HEADS, MULT, SHIFT, OUT_MULT, OUT_SHIFT)
         for row in range(ROWS)
     ]
     return commands, operands
+
+
+def aligned(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return a copy that begins at a page, so that a row of 64 codes is one line of the caches."""
+    page = 4096
+    room = np.empty(codes.nbytes + page, dtype=np.int8)
+    first = -room.ctypes.data % page
+    copy = room[first : first + codes.nbytes].reshape(codes.shape)
+    copy[...] = codes
+    return copy
 
 
 # -- the same mathematics in NumPy -----------------------------------------------------------------

@@ -102,13 +102,13 @@ def run(
         If the engine does not admit a command, or a stream is stalled for ever.
     """
     start = power_up(spec) if state is None else state
-    check(spec, commands, operands, start)
+    fields = check(spec, commands, operands, start)
     for name, value in (("memory_latency", memory_latency), ("bytes_per_cycle", bytes_per_cycle)):
         if value is not None and value < 1:
             raise ValueError(f"attention: {name} must be at least 1, not {value!r}")
     plan = make_plan(spec, memory_latency, bytes_per_cycle)
     selectors = make_selectors(spec)
-    program = make_program(commands, operands)
+    program = make_program(commands, fields, operands)
     record = make_record(spec, program, start)
     patterns = flatten(stalls, STALL_NAMES)
     model = stepped if step else fast

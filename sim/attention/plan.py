@@ -7,7 +7,7 @@ Section numbers in this package refer to docs/engines/attention.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from cosil.lowering.attention import (
     HEADS,
     RESET,
     ROW,
+    ROW_FIELDS,
     TOKENS,
     Command,
     HeadsCommand,
@@ -51,11 +52,7 @@ QK, PV, DRAM, SOFTMAX, TOPK, OUTPUT, HANDOFF = range(7)
 
 MSB_PLANE, LSB_PLANE = range(2)
 
-COMMAND_FIELDS = (
-    "op", "n", "k", "tag", "add", "msb_bits", "value_bits", "key_msb", "key_lsb", "value", "head",
-    "mult", "shift", "lsb_low", "lsb_high", "out_mult", "out_shift", "clear_tokens", "clear_heads",
-    "protected", "number",
-)  # fmt: skip
+COMMAND_FIELDS = ("op", *ROW_FIELDS, "clear_tokens", "clear_heads", "protected", "number")
 (
     OP, N, K_WANTED, TAG, ADD, MSB_BITS, VALUE_BITS, KEY_MSB, KEY_LSB, VALUE, HEAD, MULT, SHIFT,
     LSB_LOW, LSB_HIGH, OUT_MULT, OUT_SHIFT, CLEAR_TOKENS, CLEAR_HEADS, PROTECTED, NUMBER,
@@ -230,26 +227,31 @@ def make_plan(spec: AttentionSpec, memory_latency: int, bytes_per_cycle: int | N
     )
 
 
+@cache
 def make_selectors(spec: AttentionSpec) -> Selectors:
     """Return the selectors' numbers."""
     value, token = spec.value_selector, spec.importance_selector
     return Selectors(topk.make_plan(value), topk.make_plan(token), value.code_mask, token.code_mask)
 
 
-def make_program(commands: Sequence[Command], operands: Operands) -> Program:
-    """Return commands that were checked as numbers, and contiguous memories."""
+def make_program(
+    commands: Sequence[Command], fields: NDArray[np.int64], operands: Operands
+) -> Program:
+    """Return commands, with the fields of their rows, as numbers, and contiguous memories."""
     table = np.zeros((len(commands), len(COMMAND_FIELDS)), dtype=np.int64)
-    # Rows, most of the commands, all at once: a line of an array takes long to fill.
-    rows = [number for number, command in enumerate(commands) if isinstance(command, RowCommand)]
-    if rows:
-        table[rows, N:CLEAR_TOKENS] = [_row_fields(commands[number]) for number in rows]
-        table[rows, NUMBER] = np.arange(len(rows))
+    others = [
+        (number, command)
+        for number, command in enumerate(commands)
+        if not isinstance(command, RowCommand)
+    ]
+    rows = np.ones(len(commands), dtype=np.bool_)
+    rows[[number for number, _ in others]] = False
+    table[rows, N:CLEAR_TOKENS] = fields
+    table[rows, NUMBER] = np.arange(len(fields))
     selections = 0
-    for number, command in enumerate(commands if len(rows) < len(commands) else ()):
+    for number, command in others:
         line = table[number]
         match command:
-            case RowCommand():
-                pass
             case TokensCommand():
                 line[[OP, N, K_WANTED, NUMBER]] = TOKENS, command.tokens, command.k, selections
                 line[PROTECTED] = command.tokens - command.recent
@@ -311,12 +313,6 @@ def row_table(program: Program, record: Record) -> NDArray[np.void]:
         table[name] = record.marks[:, column]
     return table
 
-
-_row_fields = attrgetter(
-    "n", "values", "tag", "add_importance", "msb_bits", "value_bits", "key_msb", "key_lsb",
-    "value", "head", "mult", "shift", "lsb_low", "lsb_high", "out_mult", "out_shift",
-)  # fmt: skip
-"""Columns N to OUT_SHIFT of a row; its operation is 0."""
 
 _POW = np.array(pow_table(), dtype=np.int32)
 _LOG = np.array(log_table(), dtype=np.int32)
