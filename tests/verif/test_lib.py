@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.sim import Simulator as AmaranthSimulator
 
 from cosil.registry import ENGINES
 from verif.lib.archive import load, save
@@ -21,6 +22,7 @@ from verif.lib.events import by_cause, split, totals
 from verif.lib.generate import break_each
 from verif.lib.memory import Memory
 from verif.lib.mutants import Mutant
+from verif.lib.mutator import Mutator
 from verif.lib.scoreboard import Scoreboard, Verdict
 from verif.lib.streams import StreamDriver, StreamMonitor
 
@@ -222,6 +224,49 @@ def test_bench_is_light(engine: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def _through(mutant: Mutant, beat: int) -> list[int | None]:
+    """Return what a mutator offers in each cycle when beats 10, 11, 12 come, all taken at once."""
+    mutator, seen = Mutator(8, 7), list[int | None]()
+
+    async def drive(ctx: Any) -> None:
+        ctx.set(mutator.kind, mutant)
+        ctx.set(mutator.beat, beat)
+        ctx.set(mutator.o.ready, 1)
+        payload = 10
+        for _ in range(4):
+            ctx.set(mutator.i.valid, payload < 13)
+            ctx.set(mutator.i.payload, payload)
+            seen.append(ctx.get(mutator.o.payload) if ctx.get(mutator.o.valid) else None)
+            payload += ctx.get(mutator.i.ready)
+            await ctx.tick()
+
+    simulator = AmaranthSimulator(mutator)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(drive)
+    simulator.run()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("mutant", "beat", "seen"),
+    [
+        (Mutant.NONE, 1, [10, 11, 12, None]),
+        (Mutant.VALID_STUCK_LOW, 0, [None] * 4),
+        (Mutant.VALID_STUCK_LOW, 2, [10, 11, None, None]),
+        (Mutant.FLIPPED_BIT, 0, [10 ^ 128, 11, 12, None]),
+        (Mutant.FLIPPED_BIT, 2, [10, 11, 12 ^ 128, None]),
+        (Mutant.DROPPED_BEAT, 1, [10, None, 12, None]),
+        (Mutant.EXTRA_CYCLE, 0, [None, 10, 11, 12]),
+        (Mutant.EXTRA_CYCLE, 1, [10, None, 11, 12]),
+    ],
+)
+def test_mutator_breaks_the_beat_that_it_should(
+    mutant: Mutant, beat: int, seen: list[int | None]
+) -> None:
+    """The beat of that number is broken, or all from it on are stuck; no other changes."""
+    assert _through(mutant, beat) == seen
 
 
 def test_each_mutant_is_on_each_stream_once() -> None:

@@ -124,7 +124,7 @@ class AttentionBench(TestBench):
 
     async def _run(self, case: Case, want: Expected) -> tuple[Verdict, list[int]]:
         verdict = Verdict()
-        await self.begin(int(case.mutant), case.mutant_stream)
+        await self.begin(case)
         self._prepare(case, want, verdict)
         cycles, observed = await self._steps(case, 2 * want.cycles + 200)
         self._judge(verdict, want, cycles, observed)

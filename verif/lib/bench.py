@@ -14,6 +14,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
 from verif.lib.archive import load
+from verif.lib.cases import Case
 from verif.lib.events import split
 from verif.lib.scoreboard import Verdict
 from verif.lib.streams import StreamDriver, StreamMonitor
@@ -93,11 +94,12 @@ class TestBench:
         """Start the clock, once per test; it begins low."""
         Clock(self._dut.clk, 2, unit="ns").start(start_high=False)
 
-    async def reset(self, mutant_kind: int = 0, mutant_stream: str | None = None) -> None:
+    async def _reset(self, case: Case[Any]) -> None:
         """Reset device and mutators, which then hold until the next reset."""
-        dut = self._dut
-        dut.mutant_kind.value = mutant_kind
-        dut.mutant_stream.value = self._wiring.streams.index(mutant_stream) if mutant_stream else 0
+        dut, stream = self._dut, case.mutant_stream
+        dut.mutant_kind.value = int(case.mutant)
+        dut.mutant_stream.value = self._wiring.streams.index(stream) if stream else 0
+        dut.mutant_beat.value = case.mutant_beat
         dut.valid.value = self._valid = 0
         dut.ready.value = self._ready = 0
         for index, payload in enumerate(self._payloads):
@@ -119,11 +121,11 @@ class TestBench:
             raise AssertionError(f"the device shows undefined values: {bits}")
         return int(bits, 2)
 
-    async def begin(self, mutant_kind: int, mutant_stream: str | None) -> None:
-        """Forget the last case, reset, and break the device as the mutant says."""
+    async def begin(self, case: Case[Any]) -> None:
+        """Forget the last case, reset, and break the device as this one says."""
         for stream in (*self.drivers.values(), *self.monitors.values()):
             stream.discard()
-        await self.reset(mutant_kind, mutant_stream)
+        await self._reset(case)
 
     async def watch(self, cycle: int, count: int, verdict: Verdict, *, still: bool = False) -> None:
         """Fail if anything is transferred in the `count` cycles from `cycle` on, or a rule broke.

@@ -32,6 +32,8 @@ class Case(Generic[J]):
         Patterns by stream.
     mutant, mutant_stream : Mutant, str
         Broken hardware, and the device's stream that it is on.
+    mutant_beat : int
+        The stream's beat that is broken, counted from the reset on.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Case(Generic[J]):
     stalls: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict[str, Any])
     mutant: Mutant = Mutant.NONE
     mutant_stream: str | None = None
+    mutant_beat: int = 0
 
 
 def stall_list(case: Case[Any], stream: str) -> list[bool]:

@@ -16,6 +16,7 @@ from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from verif.lib.mutants import BEAT_BITS
 from verif.lib.mutator import Mutator
 
 
@@ -84,8 +85,9 @@ class Harness(wiring.Component):
         Payload of each stream that the device accepts.
     status : Out(status_layout)
         What the previous cycle showed.
-    mutant_kind, mutant_stream : In(3), In(8)
-        The `Mutant`, and the number of its stream in the order of the signature.
+    mutant_kind, mutant_stream, mutant_beat : In(3), In(8), In(16)
+        The `Mutant`, the number of its stream in the order of the signature, and the number of the
+        stream's beat after reset that it breaks.
     """
 
     valid: Signal
@@ -93,6 +95,7 @@ class Harness(wiring.Component):
     status: Signal
     mutant_kind: Signal
     mutant_stream: Signal
+    mutant_beat: Signal
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class Harness(wiring.Component):
                 "status": Out(self.layout.size),
                 "mutant_kind": In(3),
                 "mutant_stream": In(8),
+                "mutant_beat": In(BEAT_BITS),
             }
         )
 
@@ -127,6 +131,7 @@ class Harness(wiring.Component):
         for number, port in enumerate(self._ports):
             bit = self._flipped_bits.get(port.name, 0)
             m.submodules[f"mutator_{port.name}"] = mutator = Mutator(port.width, bit)
+            m.d.comb += mutator.beat.eq(self.mutant_beat)
             with m.If(self.mutant_stream == number):
                 m.d.comb += mutator.kind.eq(self.mutant_kind)
             inner = getattr(device, port.name)

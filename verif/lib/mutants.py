@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+BEAT_BITS = 16
+"""Width of the number of the beat that a mutant breaks."""
+
 
 class Mutant(IntEnum):
-    """What a `verif.lib.mutator.Mutator` does: all but the first break its stream after reset."""
+    """What a `verif.lib.mutator.Mutator` does: all but the first break its stream."""
 
     NONE = 0
     VALID_STUCK_LOW = 1

@@ -7,14 +7,14 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from verif.lib.mutants import Mutant
+from verif.lib.mutants import BEAT_BITS, Mutant
 
 
 class Mutator(wiring.Component):
     """A stream that passes through unchanged, or is broken as `kind` says.
 
-    Valid stuck low holds for ever; the others touch the first beat after reset: one payload bit is
-    inverted, the beat is accepted and lost, or the first cycle in which it could have been
+    Valid stuck low holds from beat `beat` after reset on; the others touch that beat: one payload
+    bit is inverted, the beat is accepted and lost, or the first cycle in which it could have been
     transferred passes without a transfer.
 
     Parameters
@@ -28,11 +28,14 @@ class Mutator(wiring.Component):
     -------
     kind : In(3)
         A `Mutant`; constant after reset.
+    beat : In(16)
+        Number of the broken beat; constant after reset.
     i, o : stream of `width` bits
         There is no register between them.
     """
 
     kind: Signal
+    beat: Signal
     i: stream.Interface
     o: stream.Interface
 
@@ -42,6 +45,7 @@ class Mutator(wiring.Component):
         super().__init__(
             {
                 "kind": In(3),
+                "beat": In(BEAT_BITS),
                 "i": In(stream.Signature(width)),
                 "o": Out(stream.Signature(width)),
             }
@@ -50,20 +54,25 @@ class Mutator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the pass-through and, beside it, the four faults."""
         m = Module()
-        first = Signal(init=1)
-        flip = Mux(first & (self.kind == Mutant.FLIPPED_BIT), 1 << self._flipped_bit, 0)
+        number, done = Signal(BEAT_BITS), Signal()
+        reached = number == self.beat
+        here = reached & ~done
+        flip = Mux(here & (self.kind == Mutant.FLIPPED_BIT), 1 << self._flipped_bit, 0)
         m.d.comb += [
             self.o.payload.eq(self.i.payload ^ flip),
             self.o.valid.eq(self.i.valid),
             self.i.ready.eq(self.o.ready),
         ]
-        with m.If(self.kind == Mutant.VALID_STUCK_LOW):
+        with m.If(reached & (self.kind == Mutant.VALID_STUCK_LOW)):
             m.d.comb += [self.o.valid.eq(0), self.i.ready.eq(0)]
-        with m.If(first & (self.kind == Mutant.DROPPED_BEAT)):
+        with m.If(here & (self.kind == Mutant.DROPPED_BEAT)):
             m.d.comb += [self.o.valid.eq(0), self.i.ready.eq(1)]
-        with m.If(first & (self.kind == Mutant.EXTRA_CYCLE)):
+        with m.If(here & (self.kind == Mutant.EXTRA_CYCLE)):
             m.d.comb += [self.o.valid.eq(0), self.i.ready.eq(0)]
-        lost = self.kind == Mutant.DROPPED_BEAT
+        lost = here & (self.kind == Mutant.DROPPED_BEAT)
         with m.If(self.i.valid & (self.o.ready | lost)):
-            m.d.sync += first.eq(0)
+            with m.If(reached):
+                m.d.sync += done.eq(1)
+            with m.Else():
+                m.d.sync += number.eq(number + 1)
         return m

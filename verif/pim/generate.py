@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,9 @@ from cosil.lowering.pim import (
     Job,
     Operands,
 )
+from cosil.packed.generators import xorshift32_step
 from verif.lib.generate import break_each, random_stalls
+from verif.lib.mutants import Mutant
 from verif.pim import operands as make
 from verif.pim.cases import STREAMS, Case
 
@@ -134,14 +138,22 @@ def mutant_cases(spec: PimSpec, streams: list[str], seed: int = 1) -> list[Case]
     """Return every mutant on every stream, each on a job that the unbroken macro does right.
 
     The stall pattern makes the broken stream the one that the job waits for, so that a cycle lost
-    on it is a cycle of the job.
+    on it is a cycle of the job. After these, which break first beats, the bits of later ones are
+    flipped: of the last cell, of a table's last position, of a noise entry, of a generator.
     """
 
     def whole(number: int, stream: str) -> Case:
         rng = np.random.default_rng([seed, number])
         return Case(stream, [sensitive_job(spec, rng)], _critical(spec, stream), padding=number)
 
-    return break_each(streams, whole)
+    cases = break_each(streams, whole)
+    job, operands = sensitive_job(spec, np.random.default_rng([seed, len(cases)]))
+    for stream, beat in _later_beats(spec, job, operands):
+        case = Case(f"flipped_bit on {stream}, beat {beat}", [(job, operands)])
+        cases.append(
+            replace(case, mutant=Mutant.FLIPPED_BIT, mutant_stream=stream, mutant_beat=beat)
+        )
+    return cases
 
 
 def flipped_bits(spec: PimSpec) -> dict[str, int]:
@@ -155,6 +167,34 @@ def flipped_bits(spec: PimSpec) -> dict[str, int]:
         "i_job": 4 * 32 + FLAG_RELU.bit_length() - 1, "i_w": 0, "i_t": top, "i_n": top, "i_e": 8,
         "i_x": spec.activation_bits - 1, "o_y": 0,
     }  # fmt: skip
+
+
+def _later_beats(spec: PimSpec, job: Job, operands: Operands) -> list[tuple[str, int]]:
+    """Return beats whose flipped bit the results of a `sensitive_job` tell."""
+    loads = spec.load_beats(job.k, job.n, job.rows)
+    outputs = job.m * -(-job.n // spec.epilogue_lanes)
+    beats = [
+        ("i_w", loads["w"] - 1),
+        ("i_t", (spec.mux - 1) * spec.entries - spec.value_min),
+        ("i_e", loads["e"] - 1),
+        ("i_x", job.m * job.groups - 1),
+        ("o_y", outputs - 1),
+    ]
+    if spec.noise_bits:
+        adc = _last_adc(spec)
+        beats.append(("i_n", _first_entry(spec, operands.states[adc])))
+        beats.append(("i_n", spec.noise_entries + adc))
+    return [(stream, beat) for stream, beat in beats if beat]
+
+
+def _last_adc(spec: PimSpec) -> int:
+    """Return the last ADC with columns that outputs use."""
+    return (spec.outputs * spec.planes - 1) // spec.mux
+
+
+def _first_entry(spec: PimSpec, state: np.uint32) -> int:
+    """Return the noise entry that a generator selects first."""
+    return xorshift32_step(int(state)) >> (32 - spec.noise_bits)
 
 
 def _top_bit(spec: PimSpec) -> int:
@@ -176,8 +216,9 @@ def sensitive_job(spec: PimSpec, rng: np.random.Generator) -> tuple[Job, Operand
     """Return a job that loads everything and whose results tell each of `flipped_bits`.
 
     Vector 0 is all zeros and vector 1 all largest codes, output 0 has one weight, the one that
-    makes the least value of a column with one of these vectors; that value, and 0, have the code
-    1 at least, far from the largest one. The first draw of ADC 0 selects noise entry 0, which is 0.
+    makes the least value of a column with one of these vectors; that value, and 0, have a code far
+    from the largest one. The first draw of ADC 0 selects noise entry 0, which is 0, and so is the
+    first one of the last ADC.
     """
     groups = min(2, spec.groups)
     flags = FLAG_WEIGHTS | FLAG_TRANSFER | FLAG_WIDE | (FLAG_NOISE if spec.noise_bits else 0)
@@ -188,12 +229,12 @@ def sensitive_job(spec: PimSpec, rng: np.random.Generator) -> tuple[Job, Operand
     x = make.codes(spec, rng, job.m, job.k)
     x[0], x[1] = 0, (1 << spec.activation_bits) - 1
     transfer = make.transfer(spec, rng, spec.rows, "random")
-    transfer[0, [0, -spec.value_min]] = 16 if spec.code_max > 1 else 0
+    transfer[:, [0, -spec.value_min]] = 16 if spec.code_max > 1 else 0
     noise, states = make.noise(spec, rng, "small"), make.states(spec, rng)
     if spec.noise_bits:
-        noise[0] = 0
-        while make.advanced(states[:1], 1)[0] >> np.uint32(32 - spec.noise_bits):
+        while _first_entry(spec, states[0]):
             states[0] = rng.integers(1, 1 << 32)
+        noise[[0, _first_entry(spec, states[_last_adc(spec)])]] = 0
     # Results are sums, as far as 16 bits hold them; those of every second output are negative.
     excess = max(0, make.largest_sum(spec, job).bit_length() - 15)
     e = np.full(job.n, 1 << 44 | (16 + excess) << 48, dtype=np.uint64)

@@ -49,7 +49,7 @@ class TopkBench(TestBench):
 
     async def _run(self, case: Case, want: Expected) -> tuple[Verdict, list[int]]:
         verdict = Verdict()
-        await self.begin(int(case.mutant), case.mutant_stream)
+        await self.begin(case)
         self._scoreboard = Scoreboard(dict(enumerate(want.beats)), verdict)
         self._seen = {name: [] for name in MILESTONES}
         self._items = self._beats = 0

@@ -59,7 +59,7 @@ class W4A8Bench(TestBench):
 
     async def _run(self, case: Case, expected: list[Expected]) -> tuple[Verdict, list[int]]:
         verdict = Verdict()
-        await self.begin(int(case.mutant), case.mutant_stream)
+        await self.begin(case)
         cycles: list[int] = []
         for (job, operands), want in zip(case.jobs, expected, strict=True):
             cycles.append(await self._run_job(case, job, operands, want, verdict))
