@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from cosil.packed import bits as packing
 from cosil.packed import checks
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.tensor import PackedTensor
@@ -27,7 +28,6 @@ from cosil.packed.tensor import PackedTensor
 CODEC = "bitplane"
 VERSION = 1
 ENCODINGS = ("twos", "differential")
-ROWS_PER_WORD = 64
 ROWS_MAX = 1024
 
 
@@ -75,16 +75,13 @@ def encode(
     packed = np.empty(shape, dtype=np.uint64)
     grouped = np.zeros((n, groups * rows), dtype=np.int8)
     grouped[:, :k] = narrow
-    padded = np.zeros((n, groups, words * ROWS_PER_WORD), dtype=np.uint8)
     for plane in range(shape[1]):
         magnitudes, bit = grouped, plane
         if encoding == "differential":
             sign, bit = divmod(plane, bits - 1)
             magnitudes = np.maximum(-grouped if sign else grouped, 0)
         ones = (magnitudes.view(np.uint8) >> np.uint8(bit)) & np.uint8(1)
-        padded[:, :, :rows] = ones.reshape(n, groups, rows)
-        octets = np.packbits(padded, axis=-1, bitorder="little")
-        packed[:, plane] = octets.view("<u8")
+        packed[:, plane] = packing.pack(ones.reshape(n, groups, rows))
     tensor = PackedTensor(CODEC, VERSION, (n, k), packed, params)
     check(tensor)
     return tensor
@@ -99,8 +96,7 @@ def decode(tensor: PackedTensor) -> NDArray[np.int8]:
     words = cast("NDArray[np.uint64]", tensor.words)
     total = np.zeros((n, words.shape[2] * rows), dtype=np.int16)
     for plane in range(words.shape[1]):
-        octets = np.ascontiguousarray(words[:, plane], dtype="<u8").view(np.uint8)
-        ones = np.unpackbits(octets, axis=-1, bitorder="little")[:, :, :rows].reshape(n, -1)
+        ones = packing.unpack(words[:, plane], rows).reshape(n, -1)
         weight = 1 << plane
         if encoding == "differential":
             sign, bit = divmod(plane, bits - 1)
@@ -130,19 +126,8 @@ def check(tensor: PackedTensor, *, content: bool = True) -> None:
     checks.only(CODEC, "parameter", tensor.params, ("encoding", "bits", "rows"))
     checks.only(CODEC, "scale", tensor.scales, ())
     encoding, bits, rows = _check_params(tensor.params)
-    if len(tensor.shape) != 2 or min(tensor.shape) < 1:
-        raise PackedFormatError(
-            CODEC, "shape", f"shape must be (N, K) with N, K >= 1, not {tensor.shape}"
-        )
-    n, k = tensor.shape
-    expected = (n, planes(encoding, bits), *_sizes(k, rows))
-    if tensor.words.dtype != np.uint64 or tensor.words.shape != expected:
-        raise PackedFormatError(
-            CODEC,
-            "words",
-            f"words of shape {tensor.shape} must be uint64{list(expected)}, "
-            f"not {tensor.words.dtype}{list(tensor.words.shape)}",
-        )
+    n, k = checks.matrix(tensor, CODEC)
+    checks.words(tensor, CODEC, "uint64", (n, planes(encoding, bits), *_sizes(k, rows)))
     if content:
         _check_content(cast("NDArray[np.uint64]", tensor.words), encoding, k, bits, rows)
 
@@ -154,7 +139,7 @@ def _check_content(words: NDArray[np.uint64], encoding: str, k: int, bits: int, 
         (np.bitwise_or.reduce(words, axis=(1, 2)), rows, "the rows of a group"),
         (np.bitwise_or.reduce(words[:, :, -1], axis=1), in_last, f"K = {k}"),
     ):
-        stray = used & ~_mask(size, words.shape[3])
+        stray = used & ~packing.mask(size, words.shape[3])
         if stray.any():
             row = int(np.flatnonzero(stray.any(axis=1))[0])
             raise PackedFormatError(
@@ -172,15 +157,9 @@ def _check_content(words: NDArray[np.uint64], encoding: str, k: int, bits: int, 
             )
 
 
-def _mask(size: int, words: int) -> NDArray[np.uint64]:
-    """Return so many words whose `size` low bits in all are set."""
-    counts = [min(max(size - start, 0), 64) for start in range(0, 64 * words, 64)]
-    return np.array([(1 << count) - 1 for count in counts], dtype=np.uint64)
-
-
 def _sizes(k: int, rows: int) -> tuple[int, int]:
     """Return the groups of K inputs and the words of a group."""
-    return -(-k // rows), -(-rows // ROWS_PER_WORD)
+    return -(-k // rows), packing.words_of(rows)
 
 
 def _check_params(params: Any) -> tuple[str, int, int]:

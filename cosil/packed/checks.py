@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosil.packed import bits
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.tensor import PackedTensor
 
@@ -30,20 +31,46 @@ def integer_codes(codec: str, codes: NDArray[Any], low: int, high: int) -> NDArr
 def layout(tensor: PackedTensor, codec: str, codes_per_word: int) -> tuple[int, int]:
     """Check codec, version, shape and words of a two-dimensional codec; return (N, K)."""
     head(tensor, codec)
+    rows, k = matrix(tensor, codec)
+    words(tensor, codec, "uint32", (rows, -(-k // codes_per_word)))
+    return rows, k
+
+
+def matrix(tensor: PackedTensor, codec: str) -> tuple[int, int]:
+    """Check that the logical shape is (N, K); return it."""
     if len(tensor.shape) != 2 or min(tensor.shape) < 1:
         raise PackedFormatError(
             codec, "shape", f"shape must be (N, K) with N, K >= 1, not {tensor.shape}"
         )
-    rows, k = tensor.shape
-    expected = (rows, -(-k // codes_per_word))
-    if tensor.words.dtype != np.uint32 or tensor.words.shape != expected:
+    return tensor.shape
+
+
+def words(tensor: PackedTensor, codec: str, dtype: str, expected: tuple[int, ...]) -> None:
+    """Check dtype and shape of the words."""
+    if tensor.words.dtype != np.dtype(dtype) or tensor.words.shape != expected:
         raise PackedFormatError(
             codec,
             "words",
-            f"words of shape {tensor.shape} must be uint32{list(expected)}, "
+            f"words of shape {tensor.shape} must be {dtype}{list(expected)}, "
             f"not {tensor.words.dtype}{list(tensor.words.shape)}",
         )
-    return rows, k
+
+
+def bit_words(tensor: PackedTensor, codec: str, planes: tuple[int, ...], *, content: bool) -> None:
+    """Check shape and words uint64[N, *planes, ceil(K / 64)] of a codec of single bits.
+
+    With `content` also that bits at or above K are 0.
+    """
+    n, k = matrix(tensor, codec)
+    length = bits.words_of(k)
+    words(tensor, codec, "uint64", (n, *planes, length))
+    if content:
+        last = tensor.words[..., -1] & ~bits.mask(k, length)[-1]
+        if last.any():
+            row = int(np.flatnonzero(last.reshape(n, -1).any(axis=1))[0])
+            raise PackedFormatError(
+                codec, "padding", f"bits at or above K = {k} must be 0; output {row} differs"
+            )
 
 
 def head(tensor: PackedTensor, codec: str, version: int = 1) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from cosil.packed import bitplane, int4, int8, raw
+from cosil.packed import binary, bitplane, int4, int8, raw, ternary
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.tensor import PackedTensor
 
@@ -28,7 +28,14 @@ class Codec(Protocol):
         ...
 
 
-CODECS: dict[str, Codec] = {"int4": int4, "int8": int8, "bitplane": bitplane, "raw": raw}
+CODECS: dict[str, Codec] = {
+    "int4": int4,
+    "int8": int8,
+    "bitplane": bitplane,
+    "binary": binary,
+    "ternary": ternary,
+    "raw": raw,
+}
 """Name of each codec -> its module."""
 
 

@@ -122,5 +122,7 @@ def _codec(name: str, tensor: PackedTensor) -> str:
         parts.append(f"{tensor.params['encoding']}{f' g{size}' if size else ''}")
     if tensor.codec == "bitplane":
         parts.append("{encoding} b{bits} r{rows}".format(**tensor.params))
+    if tensor.codec == "binary":
+        parts.append(str(tensor.params["polarity"]))
     parts.append("x".join(map(str, tensor.shape)))
     return " ".join(parts)

@@ -18,17 +18,19 @@ class PackedTensor:
     Attributes
     ----------
     codec : str
-        ``int4``, ``int8``, ``bitplane`` or ``raw``.
+        ``int4``, ``int8``, ``bitplane``, ``binary``, ``ternary`` or ``raw``.
     version : int
         Version of the codec's layout.
     shape : tuple of int
         Logical shape, e.g. (N, K) of a weight.
     words : ndarray
         int4, int8: uint32[N, words per row], LSB first, padding decodes to zero. bitplane:
-        uint64[N, planes, groups, words of a group]. raw: the array.
+        uint64[N, planes, groups, words of a group]. binary: uint64[N, words per row]; ternary:
+        uint64[N, 2, words per row]. raw: the array.
     params : mapping
         int4: ``encoding`` ("twos" or "offset"), ``group_size`` (0 = one scale per channel).
-        bitplane: ``encoding`` ("twos" or "differential"), ``bits``, ``rows`` of a group.
+        bitplane: ``encoding`` ("twos" or "differential"), ``bits``, ``rows`` of a group. binary:
+        ``polarity`` ("one_is_plus" or "one_is_minus").
     scales : mapping of str to ndarray
         ``channel``: float32[N]; ``group``: float16[G, N], G = ceil(K / group_size).
     """
