@@ -19,7 +19,7 @@ from cosil.lowering.conv import check_codes, conv_geometry, conv_images, im2col
 from cosil.packed import decomposition as decompose
 from cosil.packed.generators import stream_state
 from cosil.packed.network import Node
-from cosil.packed.ops import OPS, attr
+from cosil.packed.ops import engine_attr
 
 FLAG_WEIGHTS = 1
 FLAG_TRANSFER = 2
@@ -290,8 +290,7 @@ def _noise_bits(node: Node) -> int:
 
 
 def _attr(node: Node, name: str) -> Any:
-    entry = next(entry for entry in OPS[node.op] if entry.engine == "pim")
-    return attr(entry, node.attrs, name)
+    return engine_attr(node.op, "pim", node.attrs, name)
 
 
 def _check_node(spec: PimSpec, node: Node) -> None:

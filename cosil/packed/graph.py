@@ -159,10 +159,10 @@ def _check_words(subject: str, name: str, words: NDArray[Any], rule: TensorRule)
 
 
 def _check_tensor(subject: str, tensor: PackedTensor, rule: TensorRule, *, content: bool) -> None:
-    if tensor.codec != rule.codec:
-        raise PackedFormatError(
-            subject, "codec", f"codec must be {rule.codec!r}, not {tensor.codec!r}"
-        )
+    legal = (rule.codec,) if isinstance(rule.codec, str) else rule.codec
+    if tensor.codec not in legal:
+        known = " or ".join(map(repr, legal))
+        raise PackedFormatError(subject, "codec", f"codec must be {known}, not {tensor.codec!r}")
     if tensor.words.dtype != np.dtype(rule.dtype):
         raise PackedFormatError(
             subject, "dtype", f"dtype must be {rule.dtype}, not {tensor.words.dtype}"

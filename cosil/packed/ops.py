@@ -21,6 +21,10 @@ REQUIRED = object()
 DIM_MAX = 2**31 - 1
 FLOAT32_MAX = 3.4028234663852886e38
 FLOAT32_TINY = 2.0**-126
+XNOR_INPUTS_MAX = 32767
+"""Most inputs of a layer on engine `xnor`."""
+XNOR_POOL_MAX = 64
+"""Most positions of a pool window there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,10 @@ class TensorRule:
 
     Attributes
     ----------
-    codec, dtype : str
-        Codec; dtype of the words.
+    codec : str or tuple of str
+        Codec, or those that may be.
+    dtype : str
+        Dtype of the words.
     required : bool
         Whether the node must have it.
     scales : tuple of str
@@ -120,7 +126,7 @@ class TensorRule:
         Whether each float must be at least 2^-126.
     """
 
-    codec: str
+    codec: str | tuple[str, ...]
     dtype: str = "uint32"
     required: bool = True
     scales: tuple[str, ...] = ()
@@ -151,6 +157,11 @@ class Op:
 def attr(node_op: Op, attrs: Mapping[str, Any], name: str) -> Any:
     """Return an attribute or its default."""
     return attrs.get(name, node_op.attrs[name].default)
+
+
+def engine_attr(op: str, engine: str, attrs: Mapping[str, Any], name: str) -> Any:
+    """Return an attribute, or its default where `op` runs on `engine` (its first entry there)."""
+    return attr(next(entry for entry in OPS[op] if entry.engine == engine), attrs, name)
 
 
 def _is_int(value: Any) -> bool:
@@ -208,6 +219,15 @@ _PIM_TENSORS = {
     "transfer": TensorRule("raw", "int16"),
     "noise": TensorRule("raw", "int16", required=False),
 }
+_XNOR = {
+    "mode": Attr("choice", choices=("threshold", "fixed")),
+    "relu": _BOOL,
+    "wide": _BOOL,
+}
+_XNOR_TENSORS = {
+    "weight": TensorRule(("binary", "ternary"), "uint64"),
+    "columns": TensorRule("raw", "uint64", bits=55),
+}
 _KEEP = Attr("int", 1, 1_000_000, default=1_000_000)
 _LIMIT = Attr("int", 1, 65536, default=65536)
 _LSB = Attr("int", 0, 4095)
@@ -236,6 +256,7 @@ OPS: dict[str, tuple[Op, ...]] = {
             },
         ),
         Op("pim", (("i8",),), _PIM, _PIM_TENSORS),
+        Op("xnor", (("i8",),), _XNOR, _XNOR_TENSORS),
     ),
     "conv2d": (
         Op(
@@ -245,6 +266,17 @@ OPS: dict[str, tuple[Op, ...]] = {
             _WEIGHT,
         ),
         Op("pim", (("i8",),), {**_PIM, **_CONV}, _PIM_TENSORS),
+        Op(
+            "xnor",
+            (("i8",),),
+            {
+                **_XNOR,
+                **_CONV,
+                "pad_value": Attr("int", -1, 1, default=0),
+                "pool": Attr("ints", 1, XNOR_POOL_MAX, length=2, default=(1, 1)),
+            },
+            _XNOR_TENSORS,
+        ),
     ),
     "quantize": (Op("vector", (("f32",),), {"scale": Attr("float", FLOAT32_TINY, FLOAT32_MAX)}),),
     "add": (

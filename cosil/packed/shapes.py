@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from cosil.packed import decomposition as decompose
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.network import Node
-from cosil.packed.ops import DIM_MAX, Op, attr
+from cosil.packed.ops import DIM_MAX, XNOR_INPUTS_MAX, XNOR_POOL_MAX, Op, attr
 
 MAX_RANK = 7
 MAX_ELEMENTS = 2**40
@@ -87,8 +87,11 @@ def _linear(c: _Context) -> ValueType:
     c.last(k, "K")
     c.expect("epilogue", (n,))
     c.expect("bias", (n,))
+    c.expect("columns", (n,))
     if c.entry.engine == "pim":
         _pim(c)
+    if c.entry.engine == "xnor":
+        _xnor(c)
     return ValueType(_engine_dtype(c), (*c.shape[:-1], n))
 
 
@@ -139,21 +142,47 @@ def _pim(c: _Context) -> None:
         c.fail(f"noise must have one axis of 4, 8, 16 .. 1024 entries, not shape {noise}")
 
 
+def _xnor(c: _Context) -> None:
+    """Check what only a node on engine `xnor` has."""
+    if c.tensor("weight")[1] > XNOR_INPUTS_MAX:
+        c.fail(f"K must be at most {XNOR_INPUTS_MAX}, not {c.tensor('weight')[1]}")
+    if c["mode"] == "threshold" and (c["relu"] or c["wide"]):
+        c.fail("relu and wide must be false where mode is 'threshold'", "attribute")
+
+
+def _pooled(c: _Context, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of an image after its pool windows, which do not overlap."""
+    pool = c["pool"]
+    if c["mode"] != "threshold" and max(pool) > 1:
+        c.fail("pool must be [1, 1] where mode is not 'threshold'", "attribute")
+    if pool[0] * pool[1] > XNOR_POOL_MAX:
+        c.fail(f"a pool window must have at most {XNOR_POOL_MAX} positions, not {pool}")
+    if any(0 < found < window for found, window in zip(size, pool, strict=True)):
+        c.fail(f"a pool window {pool} must fit the image {size}")
+    return tuple(found // window for found, window in zip(size, pool, strict=True))
+
+
 def _conv2d(c: _Context) -> ValueType:
     c.rank(3, 3)
     n, k = c.tensor("weight")
     c.expect("epilogue", (n,))
+    c.expect("columns", (n,))
     channels, (kh, kw) = c.shape[0], c["kernel"]
     groups = c["groups"] if "groups" in c.entry.attrs else 1
     if c.entry.engine == "pim":
         _pim(c)
+    if c.entry.engine == "xnor":
+        _xnor(c)
     if channels < 1:
         c.fail("the number of channels must be fixed, not 0")
     if channels % groups or n % groups:
         c.fail(f"groups must divide {channels} input and {n} output channels, not {groups}")
     if channels // groups * kh * kw != k:
         c.fail(f"weight must have K = {channels} / {groups} x {kh} x {kw}, not {k}")
-    return ValueType(_engine_dtype(c), (n, *_window(c, c["dilation"])))
+    size = _window(c, c["dilation"])
+    if c.entry.engine == "xnor":
+        size = _pooled(c, size)
+    return ValueType(_engine_dtype(c), (n, *size))
 
 
 def _window(c: _Context, dilation: tuple[int, int]) -> tuple[int, ...]:
