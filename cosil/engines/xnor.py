@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cosil.engines.common import EngineSpec, ceil_div
-
-POOL_MAX = 64
-"""Most vectors of a pool window."""
+from cosil.packed.ops import XNOR_INPUTS_MAX
 
 COUNT_LATENCY = 3
 """Cycles from the issue of a vector's last step, besides the tree's, until its sum s is visible:
@@ -62,7 +60,7 @@ class XnorSpec(EngineSpec):
         self._check_integers("pe", "simd", "max_inputs", "max_outputs", "border_classes")
         self._check_range("pe", 1, 128)
         self._check_range("simd", 1, 512)
-        self._check_range("max_inputs", self.simd, 32767)
+        self._check_range("max_inputs", self.simd, XNOR_INPUTS_MAX)
         self._check_range("max_outputs", self.pe, 16384)
         self._check_range("border_classes", 1, 32)
 
