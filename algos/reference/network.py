@@ -31,6 +31,7 @@ from algos.reference.w4a8 import (
     unpack_columns,
     unpack_int4,
 )
+from algos.reference.xnor_node import XnorLayer
 from cosil.lowering.conv import conv_geometry
 from cosil.packed.network import Node, PackedNetwork, Value
 from cosil.packed.tensor import PackedTensor
@@ -40,6 +41,12 @@ Inputs = Mapping[str, Any] | Sequence[Any] | Tensor | NDArray[Any]
 
 IMAGES = 32
 """Images of a convolution that are computed at once, so that float64 accumulators stay in cache."""
+
+_LAYERS: dict[str, Callable[[Node], Callable[[Tensor], Tensor]]] = {
+    "pim": PimLayer,
+    "xnor": XnorLayer,
+}
+"""Engine -> its layers with weights decoded once."""
 
 _DTYPES = {"f32": torch.float32, "i8": torch.int8, "i16": torch.int16, "f16": torch.float16}
 
@@ -98,7 +105,11 @@ class Reference:
             for node in network.nodes
             if node.engine == "w4a8"
         }
-        self._pim = {node.name: PimLayer(node) for node in network.nodes if node.engine == "pim"}
+        self._layers = {
+            node.name: _LAYERS[node.engine](node)
+            for node in network.nodes
+            if node.engine in _LAYERS
+        }
         self._last_use = {
             name: index for index, node in enumerate(network.nodes) for name in node.inputs
         }
@@ -139,8 +150,8 @@ class Reference:
         return {name: values[name] for name in self.network.outputs}
 
     def _node(self, node: Node, inputs: tuple[Tensor, ...], cache: KVCache | None) -> Tensor:
-        if node.engine == "pim":
-            return self._pim[node.name](inputs[0])
+        if node.engine in _LAYERS:
+            return self._layers[node.name](inputs[0])
         if node.op == "conv2d":
             return _conv2d(node, inputs[0], self._weights[node.name])
         if node.op == "linear":
