@@ -7,7 +7,8 @@ import pytest
 
 from cosil.engines.pim import PimSpec
 from energy_models.lib.adc import AREA_MODELS, MODELS, Converter, area_um2, energy_pj
-from energy_models.lib.technology import load_technology
+from energy_models.lib.tables import read_table
+from energy_models.lib.technology import TECHNOLOGIES, load_technology
 from energy_models.pim import MODEL
 
 COUNTS = {"conversions": 1000, "cell_ops": 100_000}
@@ -76,3 +77,27 @@ def test_area_of_the_converters_covers_the_models() -> None:
     assert area.low < min(found) < area.value < max(found) < area.high
     cells = MODEL.area(PimSpec(groups=1), technology="horowitz45")["cells"].value
     assert MODEL.area(PimSpec(), technology="horowitz45")["cells"].value == pytest.approx(8 * cells)
+
+
+@pytest.mark.parametrize("technology", TECHNOLOGIES)
+def test_share_of_the_converters_against_published_macros(technology: str) -> None:
+    """ResNet-20's first stage, bit-serial: the models span the 16 to 61 % of 14 macros.
+
+    Two of them lie inside it, so that the other parts of the macro are priced on the same scale.
+    """
+    m, k, n, slices, planes = 1024, 144, 16, 4, 4
+    spec = PimSpec(rows=k, columns=n * planes, groups=1)
+    counts = {
+        "row_drives": m * slices * k,
+        "cell_ops": m * slices * k * n * planes,
+        **dict.fromkeys(("samples", "conversions", "accumulates"), m * slices * n * planes),
+        "results": m * n,
+    }
+    shares = sorted(
+        parts["ADC"] / sum(parts.values())
+        for parts in MODEL.energy(spec, counts, technology=technology).alternatives.values()
+    )
+    published = read_table("silicon")["adc_share"]
+    assert shares[0] < published["low"]
+    assert published["high"] < shares[-1]
+    assert sum(published["low"] < share < published["high"] for share in shares) >= 2
