@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from cosil.engines.pim import PimSpec
 from rtl.lib.blocks import Blocks
-from rtl.lib.counters import pending, tally
+from rtl.lib.counters import pending
 from rtl.lib.widths import index_bits
 from rtl.pim.layout import codes_layout, job_layout, rows_layout
 
@@ -106,15 +106,16 @@ class Inputs(wiring.Component):
     def _take(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
         """Accept a beat where a bank is free; return the strobe, its place and the rows in use."""
         spec, job = self._spec, self.job
-        waits, bank = Signal(), Signal()
+        waits, ready, bank = Signal(), Signal(), Signal()
         group = Signal(index_bits(spec.groups))
         vectors = Signal(32)
         groups = Blocks(job.rows, len(job.k), "groups", most=spec.rows)
-        step, complete = Signal(), Signal()
-        occupied = tally(m, "occupied", BANKS, complete, self.launch & self.launch_last)
+        step, complete, leaves = Signal(), Signal(), Signal()
+        occupied = pending(m, "occupied", BANKS, complete, leaves)
         m.d.comb += [
-            self.i_x.ready.eq(waits & ~occupied[-1]),
-            step.eq(self.i_x.valid & self.i_x.ready),
+            leaves.eq(self.launch & self.launch_last),
+            self.i_x.ready.eq(ready),
+            step.eq(self.i_x.valid & ready),
             complete.eq(step & ~groups.more),
         ]
         with m.If(step):
@@ -124,8 +125,13 @@ class Inputs(wiring.Component):
                 *groups.load(job.k), group.eq(0), bank.eq(~bank),
                 vectors.eq(vectors - 1), waits.eq(vectors != 1),
             ]  # fmt: skip
+            # Both banks are occupied, unless the other one is free or becomes so.
+            m.d.sync += ready.eq((vectors != 1) & (~occupied | leaves))
+        with m.Elif(leaves):
+            m.d.sync += ready.eq(waits)
         with m.If(self.start):
-            m.d.sync += [*groups.load(job.k), group.eq(0), vectors.eq(job.m), waits.eq(1)]
+            m.d.sync += [*groups.load(job.k), group.eq(0), vectors.eq(job.m)]
+            m.d.sync += [waits.eq(1), ready.eq(1)]
         used = Signal(spec.rows)
         m.d.comb += used.eq(Cat(groups.part > row for row in range(spec.rows)))
         return step, bank, group, used
