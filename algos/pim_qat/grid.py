@@ -80,19 +80,27 @@ def mean_square_error(
     return float(np.average(error, weights=weight))
 
 
-def csnr_db(histogram: Histogram, error: float) -> float:
+def csnr_db(variance: float, error: float) -> float:
     """Return 10 log10(variance of the values / mean square error)."""
-    return 10 * math.log10(histogram.variance() / error) if error > 0 else math.inf
+    return 10 * math.log10(variance / error) if error > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A grid of kind A, its mean square error, and that of the full-scale grid B."""
+    """A grid of kind A for a layer.
+
+    Attributes
+    ----------
+    lsb, offset : int
+        k and l.
+    csnr_db, full_scale_db : float
+        Compute signal-to-noise ratio of this grid and of grid B, the full scale.
+    """
 
     lsb: int
     offset: int
-    error: float
-    full_scale: float
+    csnr_db: float
+    full_scale_db: float
 
 
 def search(histogram: Histogram, grid: Grid, sigma_lsb: float = 0.0) -> Choice:
@@ -116,19 +124,19 @@ def search(histogram: Histogram, grid: Grid, sigma_lsb: float = 0.0) -> Choice:
     held = np.flatnonzero(histogram.weight)
     least, most = histogram.least + int(held[0]), histogram.least + int(held[-1])
     span = most - least + 1
-    best: Choice | None = None
-    full = Grid(grid.decomposition, grid.weight_bits, grid.slice_bits, grid.rows, grid.adc_bits)
-    step = float(full.step)
-    whole = mean_square_error(histogram, step, (low + 0.5) * step, (low, high), sigma_lsb * step)
+    full = float(Grid(grid.decomposition, grid.weight_bits, grid.slice_bits, grid.rows,
+                      grid.adc_bits).step)  # fmt: skip
+    whole = mean_square_error(histogram, full, (low + 0.5) * full, (low, high), sigma_lsb * full)
+    best = (math.inf, 1, 0)
     for lsb in _lsbs(-(-span // count) + 1):
         last = max(least, most - lsb * (count - 1)) + lsb
         for first in range(least - lsb, last + 1, max(1, lsb // 4)):
             error = mean_square_error(histogram, lsb, first + 0.5, (low, high), sigma_lsb * lsb)
-            if best is None or error < best.error:
+            if error < best[0]:
                 # l + 1/2 is the threshold below code 1: signed codes begin lower.
-                best = Choice(lsb, first - low * lsb, error, whole)
-    assert best is not None
-    return best
+                best = error, lsb, first - low * lsb
+    variance = histogram.variance()
+    return Choice(best[1], best[2], csnr_db(variance, best[0]), csnr_db(variance, whole))
 
 
 def _lsbs(most: int) -> Sequence[int]:
