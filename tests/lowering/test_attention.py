@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cosil.engines.attention import AttentionSpec
 from cosil.lowering.attention import (
+    ROW_FIELDS,
     Command,
     HeadsCommand,
     Operands,
@@ -119,6 +120,17 @@ def test_what_the_engine_does_not_admit(commands: list[Command], message: str) -
     """Each illegal command raises one line that says what is legal."""
     with pytest.raises(ValueError, match=message):
         check(SPEC, commands, operands(), power_up(SPEC))
+
+
+def test_check_returns_the_fields_of_rows() -> None:
+    """One line per row command, in order; NumPy's integers and booleans are as good as Python's."""
+    other = replace(ROW, n=np.int16(5), add_importance=np.bool_(False), tag=2**32 - 1)
+    fields = check(
+        SPEC, [ResetCommand(9), ROW, HeadsCommand(4, 1), other], operands(2), power_up(SPEC)
+    )
+    assert fields.dtype == np.int64
+    for line, row in zip(fields.tolist(), (ROW, other), strict=True):
+        assert line == [int(getattr(row, name)) for name in ROW_FIELDS]
 
 
 def test_wrong_operands_are_named() -> None:
