@@ -105,8 +105,10 @@ def test_split_key_gives_both_planes() -> None:
         ([TokensCommand(20, 21)], r"^attention: k of command 0 must be in 1\.\.20, not 21$"),
         (
             [TokensCommand(20, 5), TokensCommand(20, 6)],
-            r"^attention: k of command 1 must be at most the 5 tokens that are left, not 6; "
-            r"keep fewer, or begin a pass with a ResetCommand$",
+            (
+                r"^attention: k of command 1 must be at most the 5 tokens that are left, not 6; "
+                r"keep fewer, or begin a pass with a ResetCommand$"
+            ),
         ),
         (
             [ResetCommand(9), TokensCommand(20, 10)],
