@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.fuzz_networks import pim_layer
 from cosil.cli import cli
+from cosil.cli.layers import layer_jobs
 from cosil.packed import int4, raw
-from cosil.packed.file import save
+from cosil.packed.file import load, save
 from cosil.packed.network import Node, PackedNetwork, Value
+from verif.pim.specs import SMALL as PIM
 from verif.topk.specs import SMALL as TOPK
 from verif.w4a8.specs import SMALL
 
@@ -55,6 +59,53 @@ def test_layer_of_a_packed_network(tmp_path: Path) -> None:
     assert said["mutants"] == {"caught": 32, "total": 32}
 
 
+def _pim_network(path: Path, **attrs: Any) -> Path:
+    """Save a linear layer on the PIM macro with 7 outputs in two tiles and three row groups."""
+    spec = PIM["serial-shared"]
+    names = ("weight_bits", "activation_bits", "slice_bits", "adc_bits", "columns", "mux")
+    suited = {name: getattr(spec, name) for name in names} | attrs
+    layer = pim_layer(np.random.default_rng(5), 7, 150, wide=True, group_rows=65, **suited)
+    node = Node("head", "linear", ("x",), *layer, "pim")
+    save(PackedNetwork("tiny", (Value("x", "i8", (150,)),), (node,), ("head",)), path)
+    return path
+
+
+@pytest.mark.cosim
+@pytest.mark.xdist_group("bench_0")
+def test_layer_on_the_macro(tmp_path: Path) -> None:
+    """A layer with noise and columns of its own, in two tiles, equals the reference in RTL."""
+    network = _pim_network(tmp_path / "net.cosil", noise=0.5, errors=True)
+    spec = tmp_path / "macro.toml"
+    spec.write_text(PIM["serial-shared"].to_toml(), encoding="utf-8")
+    arguments = ("--network", str(network), "--layer", "head", "--spec", str(spec))
+    code, output = _run("pim", *arguments, "--json")
+    assert code == 0, output
+    said = json.loads(output)
+    assert [said[f"{what}_equal"] for what in ("bits", "cycles", "counts")] == [True] * 3
+    assert (said["cases"], said["jobs"], said["n"], said["k"]) == (2, 2, 4, 150)
+    assert said["mutants"]["caught"] == said["mutants"]["total"] > 28
+    spec.write_text(PIM["native"].to_toml(), encoding="utf-8")
+    code, output = _run("pim", *arguments)
+    assert code == 2
+    assert "layer 'head' needs a macro with decomposition = 'bit_serial', not 'native'" in output
+
+
+@pytest.mark.parametrize(
+    ("attrs", "columns", "mux"), [({}, 12, 3), ({"noise": 0.5}, 24, 6), ({"errors": True}, 24, 6)]
+)
+def test_macro_for_a_layer_is_small_if_it_may_be(
+    tmp_path: Path, attrs: dict[str, Any], columns: int, mux: int
+) -> None:
+    """Without a spec, the layer's columns and ADCs are kept only where columns differ."""
+    network = load(_pim_network(tmp_path / "net.cosil", columns=24, **attrs))
+    lowered = layer_jobs(network, network.nodes[0], None, seed=1)
+    assert (lowered.spec.columns, lowered.spec.mux) == (columns, mux)
+    assert sum(job.n for job, _ in lowered.jobs) == 7
+    first = lowered.first_rows(1)
+    assert [job.m for job, _ in first.jobs] == [1] * len(lowered.jobs)
+    assert all(operands.x.shape == (1, 150) for _, operands in first.jobs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,9 +114,12 @@ def test_layer_of_a_packed_network(tmp_path: Path) -> None:
         (["w4a8", "--rows", "3"], "error: --rows is for a layer"),
         (
             ["topk", "--network", __file__, "--layer", "head"],
-            "error: --network and --layer are for w4a8, not for topk",
+            "error: --network and --layer are for w4a8 and pim, not for topk",
         ),
-        (["topk", "--layer", "head"], "error: --network and --layer are for w4a8, not for topk"),
+        (
+            ["topk", "--layer", "head"],
+            "error: --network and --layer are for w4a8 and pim, not for topk",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], message: str) -> None:
@@ -96,5 +150,5 @@ def test_unknown_layer_lists_the_layers(tmp_path: Path) -> None:
     network = _network(tmp_path / "net.cosil")
     code, output = _run("w4a8", "--network", str(network), "--layer", "tail")
     assert code == 2
-    assert output.startswith("error: tiny has no layer 'tail' on the array")
+    assert output.startswith("error: tiny has no layer 'tail' on engine w4a8")
     assert "layers are head" in output
