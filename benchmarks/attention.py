@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lib import results
-from benchmarks.lib.results import Result, thread_seconds_of
+from benchmarks.lib.results import Result, best_alternating
 from cosil.engines.attention import AttentionSpec, log_table, pow_table
 from cosil.lowering.attention import Operands, RowCommand
 from sim.attention import run
@@ -24,6 +24,7 @@ N, D, VALUES, HEADS, LAYERS = 1024, 64, 307, 16, 24
 """One token of SpAtten's GPT-2 medium: 24 layers, 16 heads of 64; 307 of 1024 values."""
 
 ROWS = HEADS * LAYERS
+RUNS = 25
 MULT, SHIFT = 30_000, 35
 OUT_MULT, OUT_SHIFT = 30_000, 30
 
@@ -119,12 +120,6 @@ def products(operands: Operands) -> Callable[[], object]:
 # -- measured --------------------------------------------------------------------------------------
 
 
-def best(call: Callable[[], object], runs: int = 15) -> float:
-    """Return the least thread seconds of a call, after one that is not counted."""
-    call()
-    return min(thread_seconds_of(call) for _ in range(runs))
-
-
 def simulate() -> Any:
     """Run the workload on the default engine."""
     commands, operands = workload()
@@ -132,9 +127,12 @@ def simulate() -> Any:
 
 
 @cache
-def simulator_seconds() -> float:
-    """Return the seconds of the whole simulation: checks, values, cycles, counts."""
-    return best(simulate)
+def seconds() -> tuple[float, float, float]:
+    """Return the seconds of the simulator (checks, values, cycles, counts), NumPy, BLAS alone."""
+    _, operands = workload()
+    calls = simulate, lambda: numpy_rows(operands), products(operands)
+    ours, vectorised, blas = best_alternating(*calls, runs=RUNS)
+    return ours, vectorised, blas
 
 
 def numpy_vs_sim() -> Result:
@@ -146,22 +144,21 @@ def numpy_vs_sim() -> Result:
         np.array_equal(output, result.y) and np.array_equal(importance, result.state.importance)
     ):
         raise AssertionError("the NumPy implementation and the simulator differ")
-    baseline, ours = best(lambda: numpy_rows(operands)), simulator_seconds()
+    ours, baseline, _ = seconds()
     note = f"{ROWS} decode rows, n = {N}, D = {D}, {VALUES} values; outputs and importance equal"
     return Result("numpy_vs_sim", baseline / ours, "x", "higher", 5.0, ours, baseline, note)
 
 
 def sim_vs_products() -> Result:
     """Time of the simulator over that of the two BLAS products alone."""
-    _, operands = workload()
-    baseline, ours = best(products(operands)), simulator_seconds()
+    ours, _, baseline = seconds()
     note = f"float32, {N} keys and {VALUES} values a row, operands already converted and gathered"
     return Result("sim_vs_products", ours / baseline, "x", "lower", None, ours, baseline, note)
 
 
 def rows_per_second() -> Result:
     """Rows that the simulator computes and times in a second."""
-    ours = simulator_seconds()
+    ours, _, _ = seconds()
     note = f"{ours / ROWS * 1e6:.1f} us a row; {simulate().cycles / ROWS:.1f} cycles a row"
     return Result("rows_per_second", ROWS / ours, "1/s", "higher", None, None, None, note)
 

@@ -59,6 +59,17 @@ def thread_seconds_of(call: Callable[[], object]) -> float:
     return time.thread_time() - begin
 
 
+def best_alternating(*calls: Callable[[], object], runs: int) -> list[float]:
+    """Return the least thread seconds of each call, after one that is not counted.
+
+    The calls take turns, so that what else the machine does in these seconds slows all of them.
+    """
+    for call in calls:
+        call()
+    turns = [[thread_seconds_of(call) for call in calls] for _ in range(runs)]
+    return [min(seconds) for seconds in zip(*turns, strict=True)]
+
+
 def main(
     name: str,
     description: str | None,
