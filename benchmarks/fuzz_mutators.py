@@ -214,8 +214,9 @@ def _integer(rng: Rng, parts: Parts) -> None:
 
 
 def _string(rng: Rng, parts: Parts) -> None:
-    words = ["int4", "bitplane", "raw", "twos", "offset", "differential", "fp16", "fixed", "w4a8",
-             "pim", "vector", "i8", "f16", "U16"]  # fmt: skip
+    words = ["int4", "bitplane", "binary", "ternary", "raw", "twos", "offset", "differential",
+             "one_is_plus", "one_is_minus", "fp16", "fixed", "threshold", "w4a8", "pim", "xnor",
+             "vector", "i8", "f16", "U16"]  # fmt: skip
     holder, key = _place(rng, parts, str)
     holder[key] = _pick(rng, (*NAMES, *words, *words))
 

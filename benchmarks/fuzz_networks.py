@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random packed networks: a CNN and a transformer use every operation, a CNN runs on `pim`."""
+"""Random packed networks: a CNN and a transformer use every operation, others `pim` and `xnor`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosil.lowering.pim_transfer import Grid, noise_table, synthetic, with_errors
-from cosil.packed import bitplane, int4, raw
+from cosil.packed import binary, bitplane, int4, raw
+from cosil.packed import ternary as ternary_codec
 from cosil.packed.decomposition import Decomposition, code_range, encoding, plane_weights, planes
 from cosil.packed.network import Node, PackedNetwork, Value
 from cosil.packed.tensor import PackedTensor
@@ -172,6 +173,69 @@ def pim(seed: int = 0, *, decomposition: Decomposition = "bit_serial") -> Packed
     )  # fmt: skip
     inputs = (Value("image", "f32", (3, 6, 6)),)
     return PackedNetwork("fuzz-pim", inputs, nodes, ("head",), {"method": "random", "seed": seed})
+
+
+def xnor_layer(
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    *,
+    ternary: bool = False,
+    polarity: Literal["one_is_plus", "one_is_minus"] = "one_is_plus",
+    **attrs: Any,
+) -> tuple[dict[str, Any], dict[str, PackedTensor]]:
+    """Return random attributes and tensors of a layer on engine `xnor`, mode `threshold`.
+
+    With `ternary` a third of the weights is 0. `attrs` are added; the columns suit mode `fixed`.
+    """
+    program: dict[str, Any] = {"mode": "threshold", **attrs}
+    if ternary:
+        weight = ternary_codec.encode(rng.integers(-1, 2, (n, k)))
+    else:
+        weight = binary.encode(rng.choice(np.array([-1, 1]), (n, k)), polarity=polarity)
+    # About as many sums above as below; one output of eight is constant.
+    spread = int(np.sqrt(k)) + 1
+    low = rng.integers(-spread, spread + 1, n)
+    low[rng.random(n) < 0.125] = -(2**31)
+    words = low.astype(np.int32).view(np.uint32).astype(np.uint64)
+    if program["mode"] == "fixed":
+        words = rng.integers(-16 * spread, 16 * spread, n).astype(np.int32)
+        words = words.view(np.uint32).astype(np.uint64)
+        words |= rng.integers(2**14, 2**16, n, dtype=np.uint64) << np.uint64(32)
+        # Sums of one standard deviation give about the output's range.
+        shift = 12 + (spread >> 1).bit_length() - (8 if program.get("wide") else 0)
+        words |= np.uint64(shift) << np.uint64(48)
+    words |= rng.integers(0, 2, n, dtype=np.uint64) << np.uint64(54)
+    return program, {"weight": weight, "columns": raw.encode(words)}
+
+
+def xnor(seed: int = 0) -> PackedNetwork:
+    """Return a residual CNN on 8x8 images whose products run on the XNOR array.
+
+    It pads with 0, -1 and 1, pools bits, has ternary weights and both polarities of binary ones,
+    and a shortcut in fixed point.
+    """
+    rng = np.random.default_rng(seed)
+
+    def layer(name: str, op: str, source: str, n: int, k: int, **attrs: Any) -> Node:
+        return Node(name, op, (source,), *xnor_layer(rng, n, k, **attrs), "xnor")
+
+    near = {"kernel": [3, 3], "padding": [1, 1]}
+    nodes = (
+        Node("quantize", "quantize", ("image",), {"scale": 0.25}),
+        layer("stem", "conv2d", "quantize", 8, 27, ternary=True, mode="fixed", **near),
+        layer("body", "conv2d", "stem", 8, 72, mode="fixed", **near),
+        Node("add", "add", ("stem", "body"), {"mul_a": 90, "mul_b": 110, "shift": 7}),
+        layer("pooled", "conv2d", "add", 12, 72, pool=[2, 2], polarity="one_is_minus", **near),
+        layer("spread", "conv2d", "pooled", 9, 48, kernel=[2, 2], padding=[1, 2], dilation=[2, 1],
+              stride=[1, 2], pad_value=-1),
+        layer("last", "conv2d", "spread", 7, 81, pad_value=1, pool=[1, 2], ternary=True, **near),
+        Node("flat", "flatten", ("last",), {"start_dim": 1}),
+        layer("hidden", "linear", "flat", 20, 56),
+        layer("head", "linear", "hidden", 10, 20, mode="fixed", wide=True),
+    )  # fmt: skip
+    inputs = (Value("image", "f32", (3, 8, 8)),)
+    return PackedNetwork("fuzz-xnor", inputs, nodes, ("head",), {"method": "random", "seed": seed})
 
 
 def attention_program(

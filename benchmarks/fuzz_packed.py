@@ -33,7 +33,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.fuzz_mutators import mutants
-from benchmarks.fuzz_networks import cnn, pim, transformer
+from benchmarks.fuzz_networks import cnn, pim, transformer, xnor
 from cosil.packed import bitplane, int4, manifest
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.file import load, save
@@ -81,6 +81,7 @@ def originals(folder: Path) -> list[bytes]:
         transformer(2, dim=32, engine="attention"),
         pim(),
         pim(3, decomposition="differential"),
+        xnor(),
     ):
         save(network, path)
         files.append(path.read_bytes())

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz_mutators import Parts
-from benchmarks.fuzz_networks import cnn, pim, transformer
+from benchmarks.fuzz_networks import cnn, pim, transformer, xnor
 from benchmarks.fuzz_packed import campaign, compare
 from cosil.packed import file as packed_file
 from cosil.packed import raw
@@ -39,7 +39,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("network", [cnn(), transformer(), pim()], ids=lambda network: network.name)
+@pytest.mark.parametrize(
+    "network", [cnn(), transformer(), pim(), xnor()], ids=lambda network: network.name
+)
 def test_round_trip(network: PackedNetwork, tmp_path: Path) -> None:
     """A loaded network equals the saved one in every field and bit, and saves to the same bytes."""
     save(network, tmp_path / "a")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.fuzz_networks import cnn, pim, transformer
-from cosil.packed import bitplane, graph, raw
+from benchmarks.fuzz_networks import cnn, pim, transformer, xnor
+from cosil.packed import binary, bitplane, graph, raw
 from cosil.packed.decomposition import DECOMPOSITIONS
 from cosil.packed.errors import PackedFormatError
 from cosil.packed.network import Node, PackedNetwork, Value
@@ -354,6 +354,82 @@ def test_largest_layers_on_pim() -> None:
         graph.check(changed(257, 1, 1))
     with pytest.raises(PackedFormatError, match=r"^node 'head': a column must have at most 65536"):
         graph.check(changed(10, 8, 2))
+
+
+def _xnor(name: str = "pooled", tensors: dict[str, Any] | None = None, **attrs: Any) -> Any:
+    """Return the network on `xnor` with these changes of one node."""
+    node = next(node for node in xnor().nodes if node.name == name)
+    return _replaced(
+        xnor(), name, attrs={**node.attrs, **attrs}, tensors={**node.tensors, **(tensors or {})}
+    )
+
+
+def test_shapes_of_a_network_on_xnor() -> None:
+    """Windows that do not overlap divide the image; those that do not fit are left out."""
+    values = graph.check(xnor())
+    assert tuple(values["body"]) == ("i8", (8, 8, 8))
+    assert tuple(values["pooled"]) == ("i8", (12, 4, 4))
+    assert tuple(values["last"]) == ("i8", (7, 4, 2))
+    assert tuple(values["head"]) == ("i16", (10,))
+    nodes = xnor().nodes[:5]
+    odd = replace(nodes[4], attrs={**nodes[4].attrs, "pool": [3, 5]})
+    network = replace(xnor(), nodes=(*nodes[:4], odd), outputs=("pooled",))
+    assert tuple(graph.check(network)["pooled"]) == ("i8", (12, 2, 1))
+
+
+XNOR_KNOWN = "known are mode, relu, wide"
+
+
+@pytest.mark.parametrize(
+    ("network", "subject", "message"),
+    [
+        (_xnor(mode="fp16"), "node 'pooled'",
+         "attribute mode must be one of 'threshold', 'fixed', not 'fp16'"),
+        (_xnor(relu=True), "node 'pooled'",
+         "relu and wide must be false where mode is 'threshold'"),
+        (_xnor("hidden", wide=True), "node 'hidden'",
+         "relu and wide must be false where mode is 'threshold'"),
+        (_xnor("body", pool=[1, 2]), "node 'body'",
+         "pool must be [1, 1] where mode is not 'threshold'"),
+        (_xnor(pool=[9, 8]), "node 'pooled'",
+         "a pool window must have at most 64 positions, not [9, 8]"),
+        (_xnor(pool=[1, 9]), "node 'pooled'", "a pool window [1, 9] must fit the image (8, 8)"),
+        (_xnor(pool=[0, 1]), "node 'pooled'", "attribute pool must be a list of 2 ints in 1..64,"),
+        (_xnor(pad_value=2), "node 'pooled'", "attribute pad_value must be an int in -1..1, not 2"),
+        (_xnor(groups=2), "node 'pooled'", f"unknown attribute 'groups'; {XNOR_KNOWN}, kernel,"),
+        (_xnor("hidden", pool=[1, 1]), "node 'hidden'",
+         f"unknown attribute 'pool'; {XNOR_KNOWN}"),
+        (_xnor(kernel=[3, 2]), "node 'pooled'", "weight must have K = 8 / 1 x 3 x 2, not 72"),
+        (_xnor(tensors={"columns": raw.encode(np.full(12, 1 << 55, np.uint64))}),
+         "tensor pooled:columns", "bits 55..63 of each word must be 0"),
+        (_xnor(tensors={"columns": raw.encode(np.zeros(13, np.uint64))}), "tensor pooled:columns",
+         "shape must be (12,), not (13,)"),
+        (_xnor("head", tensors={"columns": raw.encode(np.zeros(9, np.uint64))}),
+         "tensor head:columns", "shape must be (10,), not (9,)"),
+        (_xnor(tensors={"weight": cnn().nodes[1].tensors["weight"]}), "tensor pooled:weight",
+         "codec must be 'binary' or 'ternary', not 'int4'"),
+        (_xnor("head", tensors={"epilogue": raw.encode(np.zeros(10, np.uint64))}), "node 'head'",
+         "unknown tensor 'epilogue'; linear has weight, columns"),
+    ],
+)  # fmt: skip
+def test_layers_on_xnor_are_checked(network: PackedNetwork, subject: str, message: str) -> None:
+    """Each rule of a layer on the array names node or tensor and what it must be."""
+    with pytest.raises(PackedFormatError, match=f"^{re.escape(f'{subject}: {message}')}"):
+        graph.check(network)
+
+
+def test_largest_layer_on_xnor() -> None:
+    """32,767 inputs are legal; one more is not."""
+    node = xnor().nodes[-1]
+
+    def changed(k: int) -> PackedNetwork:
+        weight = binary.encode(np.ones((10, k), np.int8))
+        only = replace(node, inputs=("codes",), tensors={**node.tensors, "weight": weight})
+        return PackedNetwork("one", (Value("codes", "i8", (k,)),), (only,), ("head",))
+
+    graph.check(changed(32767))
+    with pytest.raises(PackedFormatError, match=r"^node 'head': K must be at most 32767, not 3276"):
+        graph.check(changed(32768))
 
 
 def test_nodes_that_share_importance_have_the_same_heads() -> None:

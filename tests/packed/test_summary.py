@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from benchmarks.fuzz_networks import cnn, pim, transformer
+from benchmarks.fuzz_networks import cnn, pim, transformer, xnor
 from cosil.packed.summary import summarise
 
 
@@ -40,6 +40,17 @@ def test_counts_of_a_network_on_pim() -> None:
     assert 8 * 4 * 3 * 64 == stem.weight_bits  # 27 inputs are three groups of rows
     assert 8 * 4 * 3 * 8 + 8 * 8 + 24 * 37 * 2 + 16 * 2 == stem.stored_bytes
     assert "weight bitplane twos b4 r12 8x27" == stem.codecs[0]
+
+
+def test_counts_of_a_network_on_xnor() -> None:
+    """Signs take a word for each 64 inputs, ternary weights two; a polarity is named."""
+    nodes = {node.name: node for node in summarise(xnor()).nodes}
+    stem, pooled = nodes["stem"], nodes["pooled"]
+    assert (8 * 27, 8 * 2 * 64) == (stem.weights, stem.weight_bits)
+    assert (12 * 72, 12 * 2 * 64) == (pooled.weights, pooled.weight_bits)
+    assert "weight ternary 8x27" == stem.codecs[0]
+    assert "weight binary one_is_minus 12x72" == pooled.codecs[0]
+    assert 12 * 2 * 8 + 12 * 8 == pooled.stored_bytes
 
 
 def test_json() -> None:
