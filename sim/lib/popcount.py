@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ones of a word, and a word that stays in a scalar register, for kernels."""
+"""Ones of words, for kernels: one word, or the common ones of columns of words, four at a time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 from llvmlite import ir as llvm_ir  # pyright: ignore[reportMissingTypeStubs]
 from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
 
 _intrinsic: Any = intrinsic
+_cgutils: Any = cgutils
 ir: Any = llvm_ir  # these have no types
+
+Counts = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+
+LANES = 4
+"""Columns to a step of `common_ones`."""
 
 
 def popcount(word: np.uint64) -> np.uint64:
@@ -19,12 +28,18 @@ def popcount(word: np.uint64) -> np.uint64:
     return np.uint64(np.bitwise_count(word))
 
 
-def scalar(word: np.uint64) -> np.uint64:
-    """Return the word; a loop that calls this is not made one over vectors.
+def common_ones(
+    x0: NDArray[np.uint64], x1: NDArray[np.uint64], w0: np.uint64, w1: np.uint64, lane: np.uint64
+) -> Counts:
+    """Return the ones of (x0[i] & w0) and (x1[i] & w1) together for i = lane .. lane + 3.
 
-    A loop whose body looks a table up gains nothing by vectors: LLVM takes their lanes apart again.
+    The four are counted in one vector, and each is then an index: a loop in Python over the same
+    would be made one over vectors of indices too, which LLVM takes apart again. Arrays are
+    C-contiguous and reach up to lane + 3.
     """
-    return word
+    first = int(lane)
+    counts = [popcount(x0[i] & w0) + popcount(x1[i] & w1) for i in range(first, first + LANES)]
+    return counts[0], counts[1], counts[2], counts[3]
 
 
 @overload(popcount)
@@ -37,12 +52,14 @@ def _compiled_popcount(word: Any) -> Any:
     return compiled
 
 
-@overload(scalar)
-def _compiled_scalar(word: Any) -> Any:
-    del word
+@overload(common_ones)
+def _compiled_common_ones(x0: Any, x1: Any, w0: Any, w1: Any, lane: Any) -> Any:
+    del w0, w1, lane
+    if any(array.layout != "C" for array in (x0, x1)):
+        raise TypingError("common_ones: the arrays must be C-contiguous")
 
-    def compiled(word: Any) -> Any:
-        return _scalar(word)
+    def compiled(x0: Any, x1: Any, w0: Any, w1: Any, lane: Any) -> Any:
+        return _common_ones(x0, x1, w0, w1, lane)
 
     return compiled
 
@@ -54,9 +71,14 @@ def _popcount(typing_context: Any, word: Any) -> Any:
 
 
 @_intrinsic
-def _scalar(typing_context: Any, word: Any) -> Any:
-    del typing_context, word
-    return types.uint64(types.uint64), _emit_scalar
+def _common_ones(typing_context: Any, x0: Any, x1: Any, w0: Any, w1: Any, lane: Any) -> Any:
+    del typing_context, w0, w1, lane
+    words = [types.uint64] * 3
+    return types.UniTuple(types.uint64, LANES)(x0, x1, *words), _emit_common_ones
+
+
+_INDEX, _WORD = ir.IntType(32), ir.IntType(64)
+_WORDS = ir.VectorType(_WORD, LANES)
 
 
 def _emit_popcount(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -64,8 +86,18 @@ def _emit_popcount(context: Any, builder: Any, signature: Any, arguments: Any) -
     return builder.ctpop(arguments[0])
 
 
-def _emit_scalar(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    del context, signature
-    word = ir.IntType(64)
-    # No instruction, but LLVM cannot look into it.
-    return builder.asm(ir.FunctionType(word, [word]), "", "=r,0", arguments, False)
+def _emit_common_ones(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    lane = arguments[4]
+    # llvmlite names the intrinsic for scalars only.
+    kind = ir.FunctionType(_WORDS, [_WORDS])
+    ones = _cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.v{LANES}i64")
+    total = _WORDS([0] * LANES)
+    for number in range(2):
+        array = context.make_array(signature.args[number])(context, builder, arguments[number])
+        place = builder.bitcast(builder.gep(array.data, [lane]), _WORDS.as_pointer())
+        word = builder.insert_element(_WORDS(ir.Undefined), arguments[2 + number], _INDEX(0))
+        same = builder.shuffle_vector(word, word, ir.VectorType(_INDEX, LANES)([0] * LANES))
+        common = builder.and_(builder.load(place, align=8), same)
+        total = builder.add(total, builder.call(ones, [common]))
+    counts = [builder.extract_element(total, _INDEX(i)) for i in range(LANES)]
+    return context.make_tuple(builder, signature.return_type, counts)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast model's values: every conversion of a job, by counting bits.
 
-A *lane* is one slice of one vector. A column's value in a lane is a sum over bits of the cell and
-of the slice of popcounts of their common rows, two words at a time. Lanes are innermost, so that
-words of a column and its table stay in registers and in the first-level cache while the activations
-of a block of vectors pass by. With noise, an ADC's generator walks through the values in its order.
+A *lane* is one slice of one vector; of a block of vectors the lanes of slice 0 come first, then
+those of slice 1. A column's value in a lane is a sum over bits of the cell and of the slice of ones
+in their common rows, two words at a time. Lanes are innermost, so that words of a column and its
+table stay in registers and in the first-level cache while the activations of the block pass by.
+With noise, an ADC's generator walks through the values in its order.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ from numpy.typing import NDArray
 from cosil.packed.generators import xorshift32_rows, xorshift32_step
 from sim.lib.fixed_point import fixed_point
 from sim.lib.kernel import entry, inner, outlined
-from sim.lib.popcount import popcount, scalar
+from sim.lib.popcount import LANES, common_ones, popcount
 from sim.pim.plan import Contents, Plan
 
 BLOCK_LANES = 2048
 """Lanes of a block: its sums take 8 KiB, its activations of one group and bit 32 KiB."""
 
 BLOCK_CONVERSIONS = 8192
-"""Conversions by an ADC in a block with noise: they take 32 KiB."""
+"""Conversions by an ADC in a block with noise: those of two ADCs take 64 KiB."""
 
 NEGATE = np.uint64(1 << 54)
 
 _xorshift = inner(xorshift32_step)
 
 
+def lanes_of(plan: Plan, vectors: int) -> int:
+    """Return the lanes of so many vectors."""
+    return plan.slices * (-(-vectors // LANES) * LANES)
+
+
+_lanes = inner(lanes_of)
+
+
 class Work(NamedTuple):
-    """What kernels need for one block of vectors.
+    """What kernels need for one block of vectors; each slice has whole steps of lanes.
 
     Attributes
     ----------
@@ -47,8 +56,8 @@ class Work(NamedTuple):
         A column's codes times its plane's factor.
     values : int32[lanes]
         Values of a column in a group, less v_min.
-    order : int32[lanes * G * M or 0]
-        With noise, what an ADC converts, in its order: places in its tables, then codes.
+    order : int32[2, vectors * S * G * M or 0]
+        With noise, what two ADCs convert, in their order: places in the tables, then codes.
     sums : int32[lanes]
         Sums of codes, without noise times the factors of their planes.
     acc : int64[n, vectors]
@@ -90,16 +99,17 @@ def outputs(plan: Plan, contents: Contents) -> tuple[NDArray[Any], NDArray[np.ui
 
 def make_work(plan: Plan, contents: Contents, vectors: int, *, noisy: bool) -> Work:
     """Return the room for blocks of so many vectors."""
-    lanes = vectors * plan.slices
+    lanes = lanes_of(plan, vectors)
     words = contents.w.shape[3]
     w = contents.w if words % 2 == 0 else np.pad(contents.w, [(0, 0)] * 3 + [(0, 1)])
     return Work(
         w.reshape(plan.n, plan.planes, plan.cell_bits, plan.groups, -1),
-        np.empty((plan.groups, plan.slice_bits, w.shape[3], lanes), dtype=np.uint64),
+        # Lanes of no vector are converted too: their values must be legal.
+        np.zeros((plan.groups, plan.slice_bits, w.shape[3], lanes), dtype=np.uint64),
         np.zeros(w.shape[3] * 64, dtype=np.uint8),
         np.empty(contents.transfer.shape[1], dtype=np.int32),
         np.empty(lanes, dtype=np.int32),
-        np.empty(lanes * plan.groups * plan.mux if noisy else 0, dtype=np.int32),
+        np.empty((2, vectors * plan.steps * plan.mux if noisy else 0), dtype=np.int32),
         np.empty(lanes, dtype=np.int32),
         np.empty((plan.n, vectors), dtype=np.int64),
     )
@@ -122,7 +132,7 @@ def _jump_rows(steps: int) -> NDArray[np.uint32]:
 @entry
 def _convert(plan: Plan, contents: Contents, work: Work, x: NDArray[np.uint8]) -> None:
     """Fill the accumulators of a block without noise."""
-    lanes = x.shape[0] * plan.slices
+    lanes = _lanes(plan, x.shape[0])
     _pack(plan, work, x)
     sums, values = work.sums[:lanes], work.values[:lanes]
     for output in range(plan.n):
@@ -133,7 +143,7 @@ def _convert(plan: Plan, contents: Contents, work: Work, x: NDArray[np.uint8]) -
             _scale_codes(plan, contents.transfer[column], plan.plane_weights[plane], work.table)
             for group in range(plan.groups):
                 _add_codes(plan, work, output, plane, group, values, sums)
-        _join_slices(plan, sums, work.acc[output], 1, True)
+        _join_slices(plan, sums, 1, True, work.acc[output, : x.shape[0]])
 
 
 @inner
@@ -141,6 +151,7 @@ def _pack(plan: Plan, work: Work, x: NDArray[np.uint8]) -> None:
     """Spread the codes of a block's vectors over words of bits, the first slice's bits first."""
     codes = work.codes
     eights = codes.view(np.uint64)
+    stride = _lanes(plan, x.shape[0]) // plan.slices
     for vector in range(x.shape[0]):
         for group in range(plan.groups):
             first = group * plan.rows
@@ -154,7 +165,7 @@ def _pack(plan: Plan, work: Work, x: NDArray[np.uint8]) -> None:
                 eights[i] = _transpose(eights[i])
             for word in range(work.x.shape[2]):
                 for slice_ in range(plan.slices):
-                    lane = vector * plan.slices + slice_
+                    lane = slice_ * stride + vector
                     for bit in range(plan.slice_bits):
                         place = np.uint64(8 * ((plan.slices - 1 - slice_) * plan.slice_bits + bit))
                         packed = np.uint64(0)
@@ -218,9 +229,14 @@ def _add_codes_of_words(
     sums: NDArray[np.int32],
 ) -> None:
     """Add the scaled codes of a column whose value is the number of rows in common."""
-    for lane in range(sums.size):
+    for first in range(0, sums.size, LANES):
         # Unsigned, an index needs no test for a negative one.
-        sums[lane] += table[popcount(scalar(w0 & x0[lane])) + popcount(w1 & x1[lane])]
+        lane = np.uint64(first)
+        a, b, c, d = common_ones(x0, x1, w0, w1, lane)
+        sums[lane] += table[a]
+        sums[lane + np.uint64(1)] += table[b]
+        sums[lane + np.uint64(2)] += table[c]
+        sums[lane + np.uint64(3)] += table[d]
 
 
 @outlined
@@ -229,7 +245,7 @@ def _add_codes_of_values(
 ) -> None:
     """Add the scaled codes of values, less v_min."""
     for lane in range(sums.size):
-        sums[lane] += table[scalar(np.uint64(values[lane]))]
+        sums[lane] += table[np.uint64(values[lane])]
 
 
 @inner
@@ -270,14 +286,19 @@ def _add_ones(
 
 @inner
 def _join_slices(
-    plan: Plan, sums: NDArray[np.int32], acc: NDArray[np.int64], factor: int, first: bool
+    plan: Plan, sums: NDArray[np.int32], factor: int, first: bool, acc: NDArray[np.int64]
 ) -> None:
-    """Add the slices of each vector, weighted and times a factor, to what its accumulator has."""
-    for vector in range(sums.size // plan.slices):
-        total = np.int64(0)
-        for slice_ in range(plan.slices):
-            total = (total << plan.slice_bits) + sums[vector * plan.slices + slice_]
-        acc[vector] = total * factor + (0 if first else acc[vector])
+    """Add the slices of each vector, weighted and times a factor, to its accumulator.
+
+    `first`: the accumulator is 0 before.
+    """
+    stride = sums.size // plan.slices
+    for slice_ in range(plan.slices):
+        weight = np.int32(factor << (plan.slices - 1 - slice_) * plan.slice_bits)
+        part = sums[slice_ * stride : slice_ * stride + acc.size]
+        for vector in range(acc.size):
+            before = np.int64(0) if first and slice_ == 0 else acc[vector]
+            acc[vector] = before + np.int64(part[vector]) * np.int64(weight)
 
 
 @entry
@@ -289,79 +310,113 @@ def _convert_noisy(
     states: NDArray[np.uint32],
 ) -> None:
     """Fill the accumulators of a block with noise; advance the generators that outputs read."""
-    lanes = x.shape[0] * plan.slices
-    columns = plan.n * plan.planes
-    entries = contents.transfer.shape[1]
     _pack(plan, work, x)
-    values, sums = work.values[:lanes], work.sums[:lanes]
-    order = work.order[: lanes * plan.groups * plan.mux]
-    period = plan.groups * plan.mux
-    for adc in range(-(-columns // plan.mux)):
-        first = adc * plan.mux
-        used = min(plan.mux, columns - first)
-        for position in range(plan.mux):
-            output, plane = divmod(first + min(position, used - 1), plan.planes)
-            for group in range(plan.groups):
-                # A position that is not used is converted like another, and not read.
-                if position < used:
-                    _count(plan, work, output, plane, group, values)
-                _put(values, min(position, used - 1) * entries, order,
-                     group * plan.mux + position, period)  # fmt: skip
-        tables = contents.transfer[first : first + used].reshape(-1)
-        states[adc] = _convert_in_order(plan.code_min, plan.code_max, plan.noise_bits, tables,
-                                        contents.noise, states[adc], order)  # fmt: skip
-        for position in range(used):
-            output, plane = divmod(first + position, plan.planes)
-            _sum_groups(order, position, plan.mux, plan.groups, sums)
-            factor = plan.plane_weights[plane]
-            _join_slices(plan, sums, work.acc[output], factor, plane == 0)
+    sums = work.sums[: _lanes(plan, x.shape[0])]
+    columns = plan.n * plan.planes
+    adcs = -(-columns // plan.mux)
+    tables = contents.transfer.reshape(-1)
+    order = work.order[:, : x.shape[0] * plan.steps * plan.mux]
+    for pair in range(0, adcs, 2):
+        # An ADC without a partner is converted twice.
+        a, b = pair, min(pair + 1, adcs - 1)
+        _line_up(plan, work, a, order[0])
+        _line_up(plan, work, b, order[1])
+        states[a], states[b] = _convert_pair(
+            plan.code_min, plan.code_max, plan.noise_bits, contents.noise,
+            tables, states[a], order[0], states[b], order[1],
+        )  # fmt: skip
+        for adc in range(a, b + 1):
+            first = adc * plan.mux
+            for column in range(first, min(first + plan.mux, columns)):
+                output, plane = divmod(column, plan.planes)
+                codes = order[adc - a]
+                _sum_groups(plan.slices, plan.groups, plan.mux, codes, column - first, sums)
+                acc = work.acc[output, : x.shape[0]]
+                _join_slices(plan, sums, plan.plane_weights[plane], plane == 0, acc)
+
+
+@inner
+def _line_up(plan: Plan, work: Work, adc: int, order: NDArray[np.int32]) -> None:
+    """Set `order` to what an ADC converts, as places in the tables of all columns."""
+    first = adc * plan.mux
+    used = min(plan.mux, plan.n * plan.planes - first)
+    entries = work.table.size
+    period = plan.steps * plan.mux
+    values = work.values[: _lanes(plan, order.size // period)]
+    for position in range(plan.mux):
+        # A position that is not used is converted like the last one that is, and not read.
+        column = first + min(position, used - 1)
+        output, plane = divmod(column, plan.planes)
+        for group in range(plan.groups):
+            _count(plan, work, output, plane, group, values)
+            _put(plan.slices, period, values, column * entries, group * plan.mux + position, order)
 
 
 @outlined
 def _put(
-    values: NDArray[np.int32], offset: int, order: NDArray[np.int32], first: int, period: int
-) -> None:
-    """Place values plus an offset from `first` on, `period` apart."""
-    at = np.uint64(first)
-    for lane in range(values.size):
-        order[at] = values[lane] + offset
-        at += np.uint64(period)
-
-
-@outlined
-def _convert_in_order(
-    code_min: int,
-    code_max: int,
-    noise_bits: int,
-    tables: NDArray[np.int16],
-    noise: NDArray[np.int16],
-    state: int,
+    slices: int,
+    period: int,
+    values: NDArray[np.int32],
+    offset: int,
+    first: int,
     order: NDArray[np.int32],
-) -> int:
-    """Replace each position in an ADC's tables by its code; return the generator's state."""
-    draw = np.int64(state)
-    shift = 32 - noise_bits
-    for i in range(order.size):
-        draw = _xorshift(draw)
-        sixteenths = np.int32(tables[np.uint64(order[i])]) + np.int32(
-            noise[np.uint64(draw >> shift)]
-        )
-        order[i] = min(max((sixteenths + 8) >> 4, code_min), code_max)
-    return int(draw)
+) -> None:
+    """Place a column's values in a group, plus an offset: a vector takes `period` conversions."""
+    stride = values.size // slices
+    for slice_ in range(slices):
+        lane = np.uint64(slice_ * stride)
+        for at in range(first + slice_ * (period // slices), order.size, period):
+            order[np.uint64(at)] = values[lane] + offset
+            lane += np.uint64(1)
 
 
 @outlined
 def _sum_groups(
-    codes: NDArray[np.int32], first: int, mux: int, groups: int, sums: NDArray[np.int32]
+    slices: int,
+    groups: int,
+    mux: int,
+    codes: NDArray[np.int32],
+    position: int,
+    sums: NDArray[np.int32],
 ) -> None:
-    """Add the codes of a position over all groups, lane by lane."""
-    at = np.uint64(first)
-    for lane in range(sums.size):
-        total = np.int32(0)
-        for _ in range(groups):
-            total += codes[at]
-            at += np.uint64(mux)
-        sums[lane] = total
+    """Add a position's codes over all groups, lane by lane."""
+    stride = sums.size // slices
+    for slice_ in range(slices):
+        lane = np.uint64(slice_ * stride)
+        start = slice_ * groups * mux + position
+        for first in range(start, codes.size, slices * groups * mux):
+            total = np.int32(0)
+            for at in range(first, first + groups * mux, mux):
+                total += codes[np.uint64(at)]
+            sums[lane] = total
+            lane += np.uint64(1)
+
+
+@outlined
+def _convert_pair(
+    code_min: int,
+    code_max: int,
+    noise_bits: int,
+    noise: NDArray[np.int16],
+    tables: NDArray[np.int16],
+    a_state: int,
+    a_order: NDArray[np.int32],
+    b_state: int,
+    b_order: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Replace the places of two ADCs in the tables by codes; return their generators' states.
+
+    Two at once, as a step of a generator takes longer than all else that is done with its draw.
+    """
+    shift = 32 - noise_bits
+    a, b = np.int64(a_state), np.int64(b_state)
+    for i in range(a_order.size):
+        a, b = _xorshift(a), _xorshift(b)
+        x = np.int64(tables[np.uint64(a_order[i])]) + noise[np.uint64(a >> shift)]
+        a_order[i] = min(max((x + 8) >> 4, code_min), code_max)
+        x = np.int64(tables[np.uint64(b_order[i])]) + noise[np.uint64(b >> shift)]
+        b_order[i] = min(max((x + 8) >> 4, code_min), code_max)
+    return int(a), int(b)
 
 
 @entry
@@ -371,5 +426,5 @@ def _rescale(plan: Plan, e: NDArray[np.uint64], acc: NDArray[np.int64], y: NDArr
         column = e[output]
         factor = -16 if column & NEGATE else 16
         for vector in range(y.shape[0]):
-            y[vector, output] = fixed_point(factor * acc[output, vector], column,
-                                            plan.relu, plan.wide)  # fmt: skip
+            scaled = factor * acc[output, vector]
+            y[vector, output] = fixed_point(scaled, column, plan.relu, plan.wide)
