@@ -3,8 +3,9 @@
 
 Without options the layer is ResNet-20's 3x3 convolution of 16 channels on a 32x32 map with 4-bit
 weights and activations, 144 rows, 8 columns to an ADC of 7 bits, for each decomposition and slice
-width. With --spec FILE and --shape M K N it is one job on that macro. Nothing is measured: formulas
-only, each as its authors' program computes it, so units differ and are given.
+width. With --spec FILE and --shape M K N it is one job on that macro, with --network NET and
+--machine M each layer of a packed network that runs on the machine's macro, beside the cycles that
+are simulated for it. The rest is formulas, each as its authors' program computes it: units differ.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cosil.engines.common import ceil_div
 from cosil.engines.pim import PimSpec
+from cosil.errors import CosilError
 from cosil.packed.decomposition import DECOMPOSITIONS, Decomposition, planes
 from energy_models.lib.adc import Converter, energy_pj
 
@@ -166,14 +169,31 @@ def zigzag_clock_ns(
     return adc + NAND_NS + weighted + accumulate
 
 
-def peers(spec: PimSpec, k: int, n: int) -> list[Peer]:
-    """Return our interval and five peers' formulas of one product with k inputs and n outputs."""
+def interval(spec: PimSpec, k: int, n: int, rows: int) -> int:
+    """Return our interval of one product, the sum of its tiles of outputs."""
+    starts = range(0, n, spec.outputs)
+    return sum(spec.interval(k, min(n - start, spec.outputs), rows) for start in starts)
+
+
+def peers(spec: PimSpec, k: int, n: int, group_rows: int | None = None) -> list[Peer]:
+    """Return our interval and five peers' formulas of one product with k inputs and n outputs.
+
+    `group_rows` are the rows of a group; the macro's if left out.
+    """
     columns = n * spec.planes
-    rows = min(k, spec.rows)
+    group_rows = spec.rows if group_rows is None else group_rows
+    rows, steps = min(k, group_rows), spec.steps(k, group_rows)
+    padded_bits = 1 << (spec.weight_bits - 1).bit_length()
+    clock_ns = zigzag_clock_ns(
+        rows, spec.adc_bits, padded_bits, spec.activation_bits, spec.slice_bits
+    )
     law = "G.S.max(t_row, M.t_conv)" if spec.double_buffer else "G.S.(t_row + M.t_conv)"
     conversion = mnsim_adc_ns(spec.adc_bits)
     return [
-        Peer("cosil", law, spec.interval(k, n), "cycles", "the law that cosil verify asserts"),
+        Peer(
+            "cosil", law, interval(spec, k, n, group_rows), "cycles",
+            "the law that cosil verify asserts",
+        ),
         Peer(
             "PUMA", "t_ADC.(S + 2)", puma_ns(spec.adc_bits, spec.slices), "ns",
             "one ADC to 128 columns; rows beyond a crossbar run beside",
@@ -191,11 +211,7 @@ def peers(spec: PimSpec, k: int, n: int) -> list[Peer]:
             "passes", f"of t_xbar + t_DAC + {conversion:g} ns, one after the other",
         ),
         Peer(
-            "ZigZag-IMC", "S.ceil(K/rows).clock",
-            spec.steps(k) * zigzag_clock_ns(
-                rows, spec.adc_bits, 1 << (spec.weight_bits - 1).bit_length(),
-                spec.activation_bits, spec.slice_bits,
-            ),
+            "ZigZag-IMC", "S.ceil(K/rows).clock", steps * clock_ns,
             "ns", "28 nm, an ADC to each column; weights as if 1, 2, 4 or 8 bits",
         ),
     ]  # fmt: skip
@@ -207,6 +223,38 @@ def example() -> Iterator[Row]:
         yield row(example_macro(decomposition, slice_bits), EXAMPLE)
 
 
+def of_network(network: Path, machine: str) -> list[dict[str, Any]]:
+    """Return for each layer on the macro its simulated cycles, and what each formula says of it."""
+    from cosil.machine.execute import execute
+    from cosil.machine.inputs import random_inputs
+    from cosil.machine.spec import load_machine
+    from cosil.packed.file import load
+
+    net = load(network)
+    nodes = {node.name: node for node in net.nodes}
+    found: list[dict[str, Any]] = []
+    for layer in execute(load_machine(machine), net, random_inputs(net)).layers:
+        if not isinstance(layer.spec, PimSpec):
+            continue
+        node = nodes[layer.name]
+        n, k = node.tensors["weight"].shape
+        products = layer.counts["results"] // n
+        found.append(
+            {
+                "name": layer.name,
+                "products": products,
+                "inputs": k,
+                "outputs": n,
+                "simulated_cycles": sum(job.cycles for job in layer.jobs),
+                "formulas": [
+                    asdict(replace(each, value=each.value * products))
+                    for each in peers(layer.spec, k, n, node.attrs["group_rows"])
+                ],
+            }
+        )
+    return found
+
+
 def main() -> None:
     """Print the table, or with --json the same as an object."""
     parser = argparse.ArgumentParser(
@@ -215,20 +263,45 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="TOML of a PimSpec")
     parser.add_argument("--shape", type=int, nargs=3, metavar=("M", "K", "N"), help="of one job")
+    parser.add_argument("--network", type=Path, metavar="NET", help="packed network")
+    parser.add_argument("--machine", metavar="M", help="TOML file or preset with a macro")
     arguments = parser.parse_args()
-    if (arguments.spec is None) != (arguments.shape is None):
-        parser.error("--spec and --shape go together")
+    for one, other in (("spec", "shape"), ("network", "machine")):
+        if (getattr(arguments, one) is None) != (getattr(arguments, other) is None):
+            parser.error(f"--{one} and --{other} go together")
     try:
-        if arguments.spec is None:
-            spec, shape, rows = example_macro("bit_serial", 1), EXAMPLE, list(example())
-        else:
+        if arguments.network is not None:
+            _print_network(of_network(arguments.network, arguments.machine), arguments.json)
+        elif arguments.spec is not None:
             m, k, n = arguments.shape
-            spec, shape = PimSpec.from_toml(arguments.spec), (m, k, n)
-            rows = [row(spec, shape)]
-    except (OSError, TypeError, ValueError) as error:
+            spec = PimSpec.from_toml(arguments.spec)
+            _print_layer(spec, (m, k, n), [row(spec, (m, k, n))], arguments.json)
+        else:
+            _print_layer(example_macro("bit_serial", 1), EXAMPLE, list(example()), arguments.json)
+    except (CosilError, OSError, TypeError, ValueError) as error:
         parser.error(str(error))
+
+
+def _print_network(layers: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"name": "pim_peers", "layers": layers}, indent=2))
+        return
+    units = {each["name"]: each["unit"] for layer in layers for each in layer["formulas"]}
+    heads = "".join(f"{f'{name}, {unit}':>19}" for name, unit in units.items())
+    print(f"{'layer':20} products   inputs  outputs  simulated{heads}")
+    for layer in layers:
+        cells = "".join(f"{each['value']:19,.0f}" for each in layer["formulas"])
+        print(
+            f"{layer['name']:20} {layer['products']:8,} {layer['inputs']:8,} "
+            f"{layer['outputs']:8,} {layer['simulated_cycles']:10,}{cells}"
+        )
+
+
+def _print_layer(
+    spec: PimSpec, shape: tuple[int, int, int], rows: list[Row], as_json: bool
+) -> None:
     found = peers(spec, shape[1], shape[2])
-    if arguments.json:
+    if as_json:
         table = {
             "name": "pim_peers",
             "shape": list(shape),

@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from benchmarks.fuzz_networks import pim_layer
 from benchmarks.pim_peers import (
     example,
     example_macro,
     isaac_ns,
     mnsim_adc_ns,
+    of_network,
     peers,
     puma_ns,
     zigzag_clock_ns,
 )
+from cosil.packed.file import save
+from cosil.packed.network import Node, PackedNetwork, Value
 
 # Decomposition, slice bits, conversions, per MAC, cycles SAR and flash, ADC fJ/MAC: by hand.
 TABLE = [
@@ -63,3 +70,20 @@ def test_published_latencies() -> None:
     assert isaac_ns(16, 128) == 1600
     assert zigzag_clock_ns(128, 8, 8, 8) == pytest.approx(14.07244, abs=5e-6)
     assert mnsim_adc_ns(1) == 1
+
+
+def test_layers_of_a_network(tmp_path: Path) -> None:
+    """10 outputs of 63 inputs in groups of 12, 6 at a time: two tiles of 6 groups and 2 slices."""
+    program, tensors = pim_layer(np.random.default_rng(1), 10, 63)
+    node = Node("head", "linear", ("x",), program, tensors, "pim")
+    value = Value("x", "i8", (63,))
+    save(PackedNetwork("one", (value,), (node,), ("head",), {"seed": 1}), tmp_path / "net.cosil")
+    (tmp_path / "m.toml").write_text(
+        "clock_hz = 1e8\n[pim]\nrows = 12\ncolumns = 24\nslice_bits = 2\nadc_bits = 5\nmux = 4\n"
+    )
+    (layer,) = of_network(tmp_path / "net.cosil", str(tmp_path / "m.toml"))
+    assert (layer["name"], layer["products"], layer["outputs"]) == ("head", 1, 10)
+    law = {each["name"]: each["value"] for each in layer["formulas"]}
+    assert law["cosil"] == 2 * 6 * 2 * 4
+    assert law["NeuroSim"] == 6 * 2 * 4
+    assert layer["simulated_cycles"] > law["cosil"]
