@@ -205,7 +205,7 @@ class Study:
         """
 
         def compute() -> float:
-            student = self._trained(settings)
+            student = self.training(settings)
             if digital:
                 return self._evaluated(student)
             chip = deployed(student, self.samples, settings)
@@ -215,7 +215,7 @@ class Study:
                "device": self.device.type}  # fmt: skip
         return self.once(key, compute)
 
-    def _trained(self, settings: PimQatSettings) -> Student:
+    def training(self, settings: PimQatSettings) -> Student:
         """Return the trained student; the last one is not trained again for another chip."""
         same = {**IDEAL, "bn_calibration": True, "chip_seed": 0}
         if not settings.pim_training:
@@ -237,30 +237,6 @@ class Study:
             return student.forward(x.to(self.device), None, noise).cpu()
 
         return self.task.evaluate(logits, self.limit).accuracy
-
-    def cell(
-        self, table: str, label: str, decomposition: str, bits: int, adc: str, **values: Any
-    ) -> Cell | None:
-        """Return a cell, None where a run of it is not kept."""
-        found = [
-            self.accuracy(
-                self.settings(seed, decomposition=decomposition, adc_bits=bits,
-                              **ADCS[adc], **values)
-            )
-            for seed in range(self.seeds)
-        ]  # fmt: skip
-        made = [value for value in found if value is not None]
-        if len(made) < len(found):
-            return None
-        return Cell(self.network.name, table, label, decomposition, bits, adc, made)
-
-    def digital(self) -> Cell | None:
-        """Return the accuracy of conventional training with exact sums."""
-        found = [self.accuracy(self.settings(s, **DIRECT), digital=True) for s in range(self.seeds)]
-        made = [value for value in found if value is not None]
-        if len(made) < len(found):
-            return None
-        return Cell(self.network.name, "digital", "digital", "", 0, "", made)
 
     def cells(self, bits: Sequence[int]) -> list[Cell]:
         """Return every cell whose runs are there."""
@@ -329,7 +305,7 @@ class Study:
             )
 
             def compute(settings: PimQatSettings = settings) -> dict[str, Any]:
-                chip = self._trained(settings).copy()
+                chip = self.training(settings).copy()
                 found = put_arrays(
                     chip, settings, self.samples[: settings.start_samples],
                     adc_bits=settings.adc_bits, errors=False, rescale=False,

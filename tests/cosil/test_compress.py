@@ -35,6 +35,15 @@ def tiny() -> tuple[nn.Module, ImageTask]:
     return module, ImageTask(*parts, sources=("twenty", "ten"))
 
 
+def three_layers() -> tuple[nn.Module, ImageTask]:
+    """Return an untrained network with a layer between its first and its last."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
+    return module, tiny()[1]
+
+
 def test_settings_are_read_as_the_type_of_their_default():
     """Strings become floats, ints and bools; other values are passed on."""
     settings = settings_of("qqq", {"damping": "0.02", "smoothing": "true", "group_size": 32})
@@ -94,3 +103,23 @@ def test_the_command_compresses_a_callable(tmp_path: Path, monkeypatch: pytest.M
     record = json.loads(result.output)
     assert set(record) == {"method", "metric", "before", "after", "bits_per_weight"}
     assert file.load(tmp_path / "tiny.cosil").provenance["method"] == "qqq"
+
+
+def test_a_method_without_scales_is_named_by_its_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """pim_qat takes its own settings from --set, and has no per-channel or group scales to show."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    (tmp_path / "own_layers.py").write_text(source, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = "compress own_layers:three_layers --method pim_qat --samples 16 -o net.cosil"
+    result = CliRunner().invoke(cli, [*command.split(), "--set", "steps=2", "--set", "adc_bits=5"])
+    assert result.exit_code == 0, result.output
+    assert "per layer" in result.output
+    assert "note: 0 runs digitally, on w4a8" in result.output
+    nodes = {node.name: node for node in file.load(tmp_path / "net.cosil").nodes}
+    assert [node.engine for node in nodes.values()].count("pim") == 1
+    assert nodes["2"].attrs["adc_bits"] == 5
+    refused = CliRunner().invoke(cli, [*command.split(), "--scales", "group"])
+    assert refused.exit_code == 2
+    assert "pim_qat has no setting 'scales'" in refused.output
