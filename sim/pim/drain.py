@@ -92,14 +92,17 @@ def drain_cycle(plan: Plan, contents: Contents, drain: Drain, convert: Convert) 
     drain.first[stage] = first
     entry = convert.results[s.read % plan.result_depth]
     for lane in range(min(plan.lanes, plan.n - first)):
-        column = contents.e[first + lane]
-        factor = -16 if column & NEGATE else 16
-        drain.y[stage, lane] = fixed_point(
-            factor * entry[first + lane], column, plan.relu, plan.wide
-        )
+        drain.y[stage, lane] = rescale(plan, entry[first + lane], contents.e[first + lane])
     d.step += 1
     if d.step < plan.output_steps:
         return False
     d.step = 0
     s.read += 1
     return True
+
+
+@inner
+def rescale(plan: Plan, acc: int, column: np.uint64) -> int:
+    """Return an output from its accumulator and column parameters (section 1)."""
+    factor = -16 if column & NEGATE else 16
+    return fixed_point(factor * acc, column, plan.relu, plan.wide)
