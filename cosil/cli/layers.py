@@ -119,14 +119,35 @@ def _pim(node: Node, x: Array, spec: Any | None) -> LayerJobs:
     return LayerJobs(macro, jobs, layer_output(node, x.shape, [job for job, _ in jobs], results))
 
 
+def _xnor(node: Node, x: Array, spec: Any | None) -> LayerJobs:
+    """Lower to the array; ours is small, and just holds the layer."""
+    from algos.reference.xnor import reference
+    from cosil.lowering.xnor import layer_jobs, layer_output, layer_spec, unsuited
+
+    array: Any = spec
+    if spec is None:
+        least = layer_spec(node, x.shape)
+        array = replace(least, pe=min(4, least.pe), simd=min(16, least.simd))
+    elif reasons := unsuited(array, node, x.shape):
+        raise CosilError(
+            f"layer {node.name!r} needs an array with {', '.join(reasons)}",
+            "change the spec, or leave it away",
+        )
+    jobs = layer_jobs(array, node, x)
+    results = [reference(array, *job).numpy() for job in jobs]
+    return LayerJobs(array, jobs, layer_output(node, x.shape, [job for job, _ in jobs], results))
+
+
 def _first_rows(job: Any, operands: Any, rows: int) -> tuple[Any, Any]:
-    m = min(job.m, rows)
-    if hasattr(operands, "x"):
-        operands = replace(operands, x=operands.x[:m])
-    return replace(job, m=m), operands
+    """Return a job with so many rows, or the rows of one pool window."""
+    pool = getattr(job, "pool", 1)
+    m = min(job.m, max(rows - rows % pool, pool))
+    per_row = {name: getattr(operands, name)[:m] for name in ("x", "border")
+               if hasattr(operands, name)}  # fmt: skip
+    return replace(job, m=m), replace(operands, **per_row)
 
 
 LAYERED: Mapping[str, Callable[[Node, Array, Any | None], LayerJobs]] = MappingProxyType(
-    {"w4a8": _w4a8, "pim": _pim}
+    {"w4a8": _w4a8, "pim": _pim, "xnor": _xnor}
 )
 """Engines whose bench can take its jobs from a layer of a network."""

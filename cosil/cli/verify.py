@@ -70,7 +70,7 @@ def verify(
     bench = find_engine(engine).load("bench")
     if engine not in LAYERED and (network_path or layer):
         raise CosilError(
-            f"--network and --layer are for {' and '.join(LAYERED)}, not for {engine}",
+            f"--network and --layer are for {', '.join(LAYERED)}, not for {engine}",
             "leave them away",
         )
     if (network_path is None) != (layer is None):

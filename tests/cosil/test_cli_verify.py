@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.fuzz_networks import pim_layer
+from benchmarks.fuzz_networks import pim_layer, xnor
 from cosil.cli import cli
 from cosil.cli.layers import layer_jobs
+from cosil.engines.xnor import XnorSpec
+from cosil.errors import CosilError
 from cosil.packed import int4, raw
 from cosil.packed.file import load, save
 from cosil.packed.network import Node, PackedNetwork, Value
@@ -106,6 +108,23 @@ def test_macro_for_a_layer_is_small_if_it_may_be(
     assert all(operands.x.shape == (1, 150) for _, operands in first.jobs)
 
 
+def test_layers_on_the_xnor_array() -> None:
+    """Each layer of a network suits a small array; first rows are whole pool windows."""
+    network = xnor()
+    for node in network.nodes:
+        if node.engine == "xnor":
+            lowered = layer_jobs(network, node, None, seed=1)
+            assert (lowered.spec.pe, lowered.spec.simd) == (4, 16)
+            pool = int(np.prod(node.attrs.get("pool", 1)))
+            for job, operands in lowered.first_rows(5).jobs:
+                assert job.pool == pool
+                assert job.m == min(5 - 5 % pool, lowered.jobs[0][0].m)
+                assert (job.m,) == operands.border.shape == operands.x.shape[:1]
+    node = network.nodes[-1]
+    with pytest.raises(CosilError, match="needs an array with epilogue = 'fixed', not 'threshold'"):
+        layer_jobs(network, node, XnorSpec(), seed=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,11 +133,11 @@ def test_macro_for_a_layer_is_small_if_it_may_be(
         (["w4a8", "--rows", "3"], "error: --rows is for a layer"),
         (
             ["topk", "--network", __file__, "--layer", "head"],
-            "error: --network and --layer are for w4a8 and pim, not for topk",
+            "error: --network and --layer are for w4a8, pim, xnor, not for topk",
         ),
         (
             ["topk", "--layer", "head"],
-            "error: --network and --layer are for w4a8 and pim, not for topk",
+            "error: --network and --layer are for w4a8, pim, xnor, not for topk",
         ),
     ],
 )
