@@ -18,6 +18,14 @@ COLUMN = data.StructLayout(
 )
 """Parameters of one column, low bits first."""
 
+PARAMETERS = data.StructLayout(
+    {"bias": signed(32), "mult": 16, "shift": 6, "negate": 1, "reserved": 9}
+)
+"""Parameters of one column whose sum may be negated, low bits first."""
+
+FRACTION_BITS = 4
+"""The bias of `PARAMETERS` counts sixteenths of what the sums count."""
+
 _SPLIT = 17
 """Bits of the sum in one multiplier: an 18-bit signed operand holds them."""
 

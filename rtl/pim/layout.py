@@ -14,15 +14,10 @@ from cosil.lowering.pim import Job
 from rtl.lib.widths import index_bits
 
 WORD_BITS = 64
-"""Rows of a cell word, and bits of the parameters of an output."""
+"""Rows of a cell word."""
 
 JOB = data.StructLayout({**{field.name: 32 for field in fields(Job)}, "reserved": 3 * 32})
 """Job descriptor, word 0 in the low bits (docs/engines/pim.md, section 4)."""
-
-PARAMETERS = data.StructLayout(
-    {"bias": signed(32), "mult": 16, "shift": 6, "negate": 1, "reserved": 9}
-)
-"""Column parameters of one output on `i_e`, low bits first."""
 
 
 def job_layout(spec: PimSpec) -> data.StructLayout:

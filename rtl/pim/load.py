@@ -13,17 +13,10 @@ from amaranth.lib.wiring import In, Out
 from cosil.engines.pim import PimSpec
 from cosil.lowering.pim import FLAG_NOISE, FLAG_RELU, FLAG_TRANSFER, FLAG_WEIGHTS, FLAG_WIDE
 from rtl.lib.blocks import Blocks
+from rtl.lib.fixed_point import PARAMETERS
+from rtl.lib.loading import Beats, accept, take_job
 from rtl.lib.widths import index_bits
-from rtl.pim.layout import JOB, PARAMETERS, WORD_BITS, MacroSignature, job_layout
-
-
-class _Beats:
-    """Beats of a stream: a transfer, whether it is the last one, and whether more remain."""
-
-    def __init__(self, name: str) -> None:
-        self.step = Signal(name=f"step_{name}")
-        self.end = Signal(name=f"end_{name}")
-        self.remain = Signal(name=f"remain_{name}")
+from rtl.pim.layout import JOB, WORD_BITS, MacroSignature, job_layout
 
 
 class Load(wiring.Component):
@@ -94,24 +87,10 @@ class Load(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        job = self.i_job
-        held: Any = Signal(job_layout(self._spec))
-        m.d.comb += [
-            job.ready.eq(~self.running),
-            self.start.eq(job.valid & job.ready),
-            self.job.eq(held),
-        ]
-        with m.If(~self.running):
-            flags = job.payload.flags
-            m.d.comb += [
-                *(self.job[name].eq(job.payload[name]) for name in ("m", "k", "n", "rows")),
-                self.job.relu.eq((flags & FLAG_RELU).any()),
-                self.job.wide.eq((flags & FLAG_WIDE).any()),
-            ]
-        with m.If(self.start):
-            m.d.sync += [held.eq(self.job), self.running.eq(1)]
-        with m.Elif(self.finished):
-            m.d.sync += self.running.eq(0)
+        take_job(
+            m, self.i_job, start=self.start, job=self.job, running=self.running,
+            finished=self.finished, flags={"relu": FLAG_RELU, "wide": FLAG_WIDE},
+        )  # fmt: skip
         streams = [self._cells(m), self._transfer(m), self._parameters(m)]
         if self._spec.noise_bits:
             streams.append(self._noise(m))
@@ -122,22 +101,11 @@ class Load(wiring.Component):
             m.d.sync += self.loaded.eq(~Cat(beats.remain for beats in streams).any())
         return m
 
-    def _accept(self, m: Module, name: str, wanted: Value | int) -> _Beats:
+    def _accept(self, m: Module, name: str, wanted: Value | int) -> Beats:
         """Be ready for the beats of a stream that a job needs."""
-        port = getattr(self, name)
-        waits, beats = Signal(name=f"waits_{name}"), _Beats(name)
-        m.d.comb += [
-            port.ready.eq(waits),
-            beats.step.eq(port.valid & waits),
-            beats.remain.eq(waits & ~beats.end),
-        ]
-        with m.If(self.start):
-            m.d.sync += waits.eq(wanted)
-        with m.Elif(beats.end):
-            m.d.sync += waits.eq(0)
-        return beats
+        return accept(m, getattr(self, name), start=self.start, wanted=wanted, name=name)
 
-    def _cells(self, m: Module) -> _Beats:
+    def _cells(self, m: Module) -> Beats:
         """Take cells by output, plane, group and word, the innermost."""
         spec, job, cells = self._spec, self.job, self.cells
         beats = self._accept(m, "i_w", self._flag(FLAG_WEIGHTS))
@@ -168,7 +136,7 @@ class Load(wiring.Component):
             ]  # fmt: skip
         return beats
 
-    def _transfer(self, m: Module) -> _Beats:
+    def _transfer(self, m: Module) -> Beats:
         """Take entries in the order of their addresses."""
         tables = self.tables
         beats = self._accept(m, "i_t", self._flag(FLAG_TRANSFER))
@@ -181,7 +149,7 @@ class Load(wiring.Component):
             m.d.sync += tables.transfer_entry.eq(0)
         return beats
 
-    def _noise(self, m: Module) -> _Beats:
+    def _noise(self, m: Module) -> Beats:
         """Take the noise table, then the states."""
         tables, payload = self.tables, self.i_n.payload
         beats = self._accept(m, "i_n", self._flag(FLAG_NOISE))
@@ -202,7 +170,7 @@ class Load(wiring.Component):
             m.d.sync += [tables.noise_entry.eq(0), tables.state_adc.eq(0), states.eq(0)]
         return beats
 
-    def _parameters(self, m: Module) -> _Beats:
+    def _parameters(self, m: Module) -> Beats:
         """Take steps of E outputs; parameters beyond n become 0, and so do the results there."""
         spec, job = self._spec, self.job
         beats = self._accept(m, "i_e", 1)

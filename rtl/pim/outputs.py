@@ -14,13 +14,10 @@ from cosil.engines.common import FIXED_EPILOGUE_LATENCY
 from cosil.engines.pim import PimSpec
 from rtl.lib.blocks import Blocks
 from rtl.lib.counters import pending
-from rtl.lib.fixed_point import FixedPointLane
+from rtl.lib.fixed_point import FRACTION_BITS, PARAMETERS, FixedPointLane
 from rtl.lib.pipeline import register
 from rtl.lib.widths import index_bits
-from rtl.pim.layout import PARAMETERS, job_layout, results_layout, sums_layout
-
-_FRACTION_BITS = 4
-"""The bias counts sixteenths of what the sums count."""
+from rtl.pim.layout import job_layout, results_layout, sums_layout
 
 
 class Lane(wiring.Component):
@@ -86,7 +83,7 @@ class Lane(wiring.Component):
         m.submodules.parameters = parameters = Memory(
             shape=PARAMETERS, depth=spec.output_steps, init=[]
         )
-        m.submodules.lane = lane = FixedPointLane(spec.acc_bits + _FRACTION_BITS, negates=True)
+        m.submodules.lane = lane = FixedPointLane(spec.acc_bits + FRACTION_BITS, negates=True)
         writes, reads = sums.write_port(), sums.read_port()
         stores, takes = parameters.write_port(), parameters.read_port()
         step = register(m, self.en, self.step, name="step_reg")
@@ -104,7 +101,7 @@ class Lane(wiring.Component):
             takes.en.eq(self.en),
             takes.addr.eq(self.step),
             lane.en.eq(self.en),
-            lane.acc.eq(Cat(Const(0, _FRACTION_BITS), chosen)),
+            lane.acc.eq(Cat(Const(0, FRACTION_BITS), chosen)),
             *(lane.column[name].eq(column[name]) for name in ("bias", "mult", "shift")),
             lane.negate.eq(column.negate),
             lane.relu.eq(self.relu),
