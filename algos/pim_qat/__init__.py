@@ -142,7 +142,7 @@ def deployed(student: Student, samples: Tensor, settings: PimQatSettings) -> Stu
     ----------
     student : Student
         As `trained` returns it; not changed. Only settings of the macro's ADCs and of the chip,
-        `forward_rescale` and `bn_calibration` may differ from those of its training.
+        and `bn_calibration` may differ from those of its training.
     samples : float[B, ...]
         Training inputs.
     settings : PimQatSettings

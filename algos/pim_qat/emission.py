@@ -16,8 +16,9 @@ from algos.lib.emit import emit
 from algos.lib.measure import calibration_batches
 from algos.lib.quantise import QuantisedWeight
 from algos.pim_qat.array import Array
+from algos.pim_qat.layers import Trained
 from algos.pim_qat.settings import PimQatSettings
-from algos.pim_qat.student import Student, Trained
+from algos.pim_qat.student import Student
 from cosil.packed import bitplane, raw
 from cosil.packed.decomposition import encoding
 from cosil.packed.network import Node, PackedNetwork

@@ -88,7 +88,8 @@ def put_arrays(
     """Let the student's layers run on arrays, in place.
 
     Layers follow each other: where grids are searched, or eta is measured, a layer reads what the
-    layers before it give on their arrays.
+    layers before it give on their arrays. A layer that has an array with ADCs of as many bits keeps
+    its grid and its eta.
 
     Parameters
     ----------
@@ -122,6 +123,11 @@ def put_arrays(
         shape = tuple(weight.shape)
         area = shape[2] * shape[3]
         codes = student.input_codes(node, x)
+        if layer.array is not None and layer.array.grid.adc_bits == adc_bits:
+            # What the layer was trained for stays; the chip's errors alone are new.
+            array = array_of(settings, layer.array.grid, shape[1], area, errors=errors)
+            layer.array = array.to(samples.device)
+            return
         if settings.grid == "search":
             start = grid_of(settings, shape, adc_bits, Choice(1, 0, 0.0, 0.0))
             probe = array_of(settings, start, shape[1], area, errors=False).to(samples.device)

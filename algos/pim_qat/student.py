@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,106 +22,12 @@ from torch import Tensor
 from algos.lib.calibrate import SAME_SCALE, fuse_relu, is_wide
 from algos.lib.float_ops import OPS
 from algos.lib.graph import FloatGraph, FloatNode
-from algos.pim_qat.array import Array, Geometry
-from algos.pim_qat.quantisers import (
-    activation_codes,
-    constant_scale,
-    deviation_scale,
-    rounded,
-    weight_codes,
-)
+from algos.pim_qat.layers import instead, own, trained_layer
+from algos.pim_qat.quantisers import activation_codes, rounded
+from algos.pim_qat.structure import array_layers, root, value_names
 
-DIGITAL_BITS = 4
-"""Weight bits of the layers that stay digital: engine `w4a8`."""
-EPS = 1e-5
 MOMENTUM = 0.1
 INT8_LOW, INT8_HIGH = -128, 127
-
-
-@dataclass(slots=True, eq=False)
-class Norm:
-    """A batch norm over the axis of channels."""
-
-    gamma: Tensor
-    beta: Tensor
-    mean: Tensor
-    var: Tensor
-
-    def __call__(self, y: Tensor, momentum: float | None) -> Tensor:
-        """Normalise by the batch and note its statistics, or, momentum None, by those noted."""
-        training = momentum is not None
-        return F.batch_norm(
-            y, self.mean, self.var, self.gamma, self.beta, training, momentum or 0.0, EPS
-        )
-
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Return gain and offset of each channel, float64."""
-        gain = self.gamma.double() * torch.rsqrt(self.var.double() + EPS)
-        return gain.detach(), (self.beta.double() - self.mean.double() * gain).detach()
-
-
-@dataclass(slots=True, eq=False)
-class Trained:
-    """A linear or convolution layer in training.
-
-    Attributes
-    ----------
-    weight : float[N, C, kh, kw]
-        Of a linear layer with kh = kw = 1.
-    bits : int
-        Of a weight code.
-    geometry : Geometry
-        Stride, padding, dilation.
-    groups : int
-        Of a convolution that stays digital.
-    norm, bias
-        A layer has one of the two; the last layer of the network has the bias.
-    array : Array or None
-        What converts its sums; None is exact (digital).
-    eta : float
-        Factor of the array's output in the forward pass.
-    """
-
-    weight: Tensor
-    bits: int
-    geometry: Geometry
-    groups: int = 1
-    norm: Norm | None = None
-    bias: Tensor | None = None
-    array: Array | None = None
-    eta: float = 1.0
-
-    def codes(self) -> Tensor:
-        """Return the weight codes, float[N, C, kh, kw]."""
-        return weight_codes(self.weight, self.bits)
-
-    def copy(self) -> Trained:
-        """Return a layer with its own tensors; the array is shared."""
-        norm = self.norm
-        if norm is not None:
-            norm = Norm(_own(norm.gamma), _own(norm.beta), _own(norm.mean), _own(norm.var))
-        bias = None if self.bias is None else _own(self.bias)
-        return replace(self, weight=_own(self.weight), norm=norm, bias=bias)
-
-    def unit(self, codes: Tensor) -> Tensor:
-        """Return what one weight code stands for."""
-        if self.norm is None:
-            return deviation_scale(codes, self.weight)
-        return constant_scale(codes)
-
-
-class _Instead(torch.autograd.Function):
-    """A value in the place of another, whose gradient it gets, times a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, digital: Tensor, value: Tensor, factor: Tensor) -> Tensor:
-        ctx.save_for_backward(factor)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (factor,) = ctx.saved_tensors
-        return grad_outputs[0] * factor, None, None
 
 
 class Student:
@@ -166,11 +71,15 @@ class Student:
         self.backward_rescale = True
         on_array = set(array_layers(self.graph))
         self.layers = {
-            node.name: _trained(self.graph, node, weight_bits if node.name in on_array else None)
+            node.name: trained_layer(
+                node,
+                weight_bits if node.name in on_array else None,
+                last=is_wide(self.graph, node.name),
+            )
             for node in self.graph.ops("linear", "conv2d")
         }
         self.on_array = tuple(name for name in self.layers if name in on_array)
-        self.roots = {name: _root(self.graph, name) for name in _values(self.graph)}
+        self.roots = {name: root(self.graph, name) for name in value_names(self.graph)}
         self.clipped = {self.roots[self.graph.node(name).inputs[0]] for name in self.on_array}
         self.log_steps: dict[str, Tensor] = {}
 
@@ -233,8 +142,7 @@ class Student:
         with torch.no_grad():
             xi = sums.std() / digital.std().clamp_min(1e-6)
             factor = xi if self.backward_rescale else torch.ones_like(xi)
-        apply = cast("Callable[..., Tensor]", _Instead.apply)  # pyright: ignore[reportUnknownMemberType]
-        return apply(digital, sums, factor) * unit
+        return instead(digital, sums, factor) * unit
 
     def input_codes(self, node: FloatNode, x: Tensor) -> Tensor:
         """Return the codes that a layer reads of a held value, as [B, C, H, W]."""
@@ -279,55 +187,8 @@ class Student:
         """Return a student with its own tensors; arrays are shared."""
         other = copy(self)
         other.layers = {name: layer.copy() for name, layer in self.layers.items()}
-        other.log_steps = {name: _own(step) for name, step in self.log_steps.items()}
+        other.log_steps = {name: own(step) for name, step in self.log_steps.items()}
         return other
-
-
-def _own(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_(x.requires_grad)
-
-
-# -- structure of the graph ----------------------------------------------------------------------
-
-
-def array_layers(graph: FloatGraph) -> tuple[str, ...]:
-    """Return the layers that run on the array, in topological order.
-
-    All but the first and the last, those of several groups, and those whose input may be negative:
-    an array is driven with unsigned codes.
-    """
-    source = graph.inputs[0].name
-    return tuple(
-        node.name
-        for node in graph.ops("linear", "conv2d")
-        if int(node.attrs.get("groups", 1)) == 1
-        and _root(graph, node.inputs[0]) != source
-        and not is_wide(graph, node.name)
-        and _unsigned(graph, node.inputs[0])
-    )
-
-
-def _root(graph: FloatGraph, name: str) -> str:
-    """Return the value whose step a value has."""
-    node = graph.producer(name)
-    while node is not None and node.op in SAME_SCALE:
-        name = node.inputs[0]
-        node = graph.producer(name)
-    return name
-
-
-def _values(graph: FloatGraph) -> list[str]:
-    return [graph.inputs[0].name, *(node.name for node in graph.nodes)]
-
-
-def _unsigned(graph: FloatGraph, name: str) -> bool:
-    node = graph.producer(name)
-    if node is None:
-        return False
-    if node.op == "relu" or node.attrs.get("relu", False):
-        return True
-    movement = (*SAME_SCALE, "avgpool", "concat", "add")
-    return node.op in movement and all(_unsigned(graph, source) for source in node.inputs)
 
 
 def _on(graph: FloatGraph, device: torch.device) -> FloatGraph:
@@ -337,27 +198,3 @@ def _on(graph: FloatGraph, device: torch.device) -> FloatGraph:
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes)
-
-
-def _trained(graph: FloatGraph, node: FloatNode, bits: int | None) -> Trained:
-    weight = node.tensors["weight"].float()
-    at = node.attrs
-    if node.op == "linear":
-        weight = weight[:, :, None, None]
-        geometry = Geometry()
-    else:
-        parts = (tuple(int(v) for v in at[key]) for key in ("stride", "padding", "dilation"))
-        geometry = Geometry(*parts)  # pyright: ignore[reportArgumentType]
-    layer = Trained(
-        weight.clone().requires_grad_(), bits or DIGITAL_BITS, geometry, int(at.get("groups", 1))
-    )
-    size, device = weight.shape[0], weight.device
-    if is_wide(graph, node.name):
-        bias = node.tensors.get("bias", torch.zeros(size, device=device))
-        layer.bias = bias.float().clone().requires_grad_()
-    else:
-        one, zero = (torch.full((size,), value, device=device) for value in (1.0, 0.0))
-        layer.norm = Norm(
-            one.clone().requires_grad_(), zero.clone().requires_grad_(), zero.clone(), one.clone()
-        )
-    return layer

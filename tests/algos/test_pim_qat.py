@@ -21,7 +21,8 @@ from algos.pim_qat.emission import packed
 from algos.pim_qat.macro import put_arrays
 from algos.pim_qat.quantisers import activation_codes, constant_scale, weight_codes
 from algos.pim_qat.start import start
-from algos.pim_qat.student import Student, array_layers
+from algos.pim_qat.structure import array_layers
+from algos.pim_qat.student import Student
 from algos.reference.network import Reference
 from algos.reference.pim_node import PimLayer
 from cosil.packed import bitplane, file, raw
