@@ -19,8 +19,8 @@ from sim.pim.plan import Contents, Plan
 BLOCK_LANES = 2048
 """Lanes of a block: its sums take 8 KiB, its activations of one group and bit 32 KiB."""
 
-BLOCK_CONVERSIONS = 8192
-"""Conversions by an ADC in a block with noise: those of two ADCs take 64 KiB."""
+BLOCK_CONVERSIONS = 4096
+"""Conversions by an ADC in a block with noise: those of two ADCs take 32 KiB."""
 
 
 def outputs(plan: Plan, contents: Contents) -> tuple[NDArray[Any], NDArray[np.uint32]]:
