@@ -16,7 +16,7 @@ import click
 from cosil.errors import CosilError
 
 if TYPE_CHECKING:
-    from cosil.packed.network import PackedNetwork
+    from cosil.packed.network import Node, PackedNetwork
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,6 +129,29 @@ def load_network(path: Path) -> PackedNetwork:
     from cosil.packed.file import load
 
     return load(path)
+
+
+def find_node(network: PackedNetwork, layer: str, engine: str = "") -> Node:
+    """Return the node of that name on an engine, or on any but the vector unit.
+
+    Raises
+    ------
+    CosilError
+        If there is none; the message lists those that there are.
+    """
+    from cosil.registry import ENGINES
+
+    known = [node for node in network.nodes if node.engine in ENGINES]
+    known = [node for node in known if engine in ("", node.engine)]
+    for node in known:
+        if node.name == layer:
+            return node
+    names = ", ".join(node.name for node in known)
+    where = f" on engine {engine}" if engine else " on an engine"
+    raise CosilError(
+        f"{network.name} has no layer {layer!r}{where}",
+        f"layers are {names}" if known else "it has none there",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cosil.cli.lib import emit_json, json_option, load_network, load_spec, progress
+from cosil.cli.lib import emit_json, find_node, json_option, load_network, load_spec, progress
 from cosil.errors import CosilError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )  # fmt: skip
 @click.option(
     "--network", "network_path", type=_FILE,
-    help="Packed network to cut a layer from (w4a8 and pim).",
+    help="Packed network to cut a layer from (a linear or conv2d layer).",
 )  # fmt: skip
 @click.option("--layer", help="Name of a linear or conv2d node.")
 @click.option(
@@ -84,7 +84,7 @@ def verify(
     with progress(f"{engine} on {simulator.name}", built) as advance:
         if network_path is not None and layer is not None:
             network = load_network(network_path)
-            node = _node(network, layer, engine)
+            node = find_node(network, layer, engine)
             report, extra = _layer(bench, simulator, network, node, spec, rows, seed)
         else:
             report = bench.run(simulator, spec=spec, cases=cases, seed=seed, done=advance)
@@ -123,18 +123,6 @@ def _layer(
         "jobs": len(lowered.jobs), "rows": rows, "cycles": sum(report.whole[0].cycles),
     }  # fmt: skip
     return report, stated
-
-
-def _node(network: PackedNetwork, layer: str, engine: str) -> Node:
-    known = [node for node in network.nodes if node.engine == engine]
-    for node in known:
-        if node.name == layer:
-            return node
-    names = ", ".join(node.name for node in known)
-    raise CosilError(
-        f"{network.name} has no layer {layer!r} on engine {engine}",
-        f"layers are {names}" if known else "it has none on that engine",
-    )
 
 
 def _print(report: Report, extra: dict[str, Any]) -> None:

@@ -187,6 +187,23 @@ def execute(
     return MachineRun(machine, network.name, tuple(layers), outputs)
 
 
+def engine_for(machine: Machine, network: PackedNetwork, node: Node) -> EngineSpec:
+    """Return the engine of a machine as one of its engines' nodes uses it.
+
+    Raises
+    ------
+    CosilError
+        If the machine cannot run the node.
+    """
+    if node.engine == "pim":
+        pim.check_nodes(machine, network)
+        assert machine.pim is not None
+        return pim.spec_for(machine.pim, node)
+    if node.engine == "attention":
+        return machine.attention_for(node)
+    return machine.spec_for(node)
+
+
 def _on_array(
     machine: Machine, node: Node, x: Array, start: int, *, trace: bool, step: bool
 ) -> tuple[Array, LayerRun]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from benchmarks.fuzz_networks import pim_layer, xnor
 from cosil.cli import cli
 from cosil.cli.layers import layer_jobs
+from cosil.engines.pim import PimSpec
 from cosil.engines.xnor import XnorSpec
 from cosil.errors import CosilError
 from cosil.packed import int4, raw
@@ -171,3 +173,23 @@ def test_unknown_layer_lists_the_layers(tmp_path: Path) -> None:
     assert code == 2
     assert output.startswith("error: tiny has no layer 'tail' on engine w4a8")
     assert "layers are head" in output
+
+
+def test_hardware_of_a_layer_is_that_of_its_machine(tmp_path: Path) -> None:
+    """`cosil verilog` builds the engine as the machine runs the layer with it, noise included."""
+    network = _pim_network(tmp_path / "net.cosil", noise=0.5)
+    spec = PIM["serial-shared"]
+    table = "".join(f"{line}\n" for line in spec.to_toml().splitlines() if "noise_bits" not in line)
+    machine = tmp_path / "small.toml"
+    machine.write_text(f"clock_hz = 1e8\n[pim]\n{table}", encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["verilog", "--machine", str(machine), "--network", str(network), "--layer", "head"]
+    command += ["-o", str(out), "--no-cells"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    noise = load(network).nodes[0].tensors["noise"].shape[0]
+    built = PimSpec.from_toml((out / "spec.toml").read_text(encoding="utf-8"))
+    assert built == replace(spec, noise_bits=noise.bit_length() - 1)
+    result = CliRunner().invoke(cli, ["verilog", "--machine", str(machine), "-o", str(out)])
+    assert result.exit_code == 2
+    assert "give either SPEC, or --machine, --network and --layer" in result.output
