@@ -87,9 +87,8 @@ def test_beats_are_laid_out_as_the_page_says() -> None:
     """Bit by bit: transfer by position and value, noise before states, codes from row 0, keep."""
     spec = replace(TINY, columns=4, mux=2, epilogue_lanes=2)
     job, operands = sensitive_job(spec, np.random.default_rng(3))
-    operands = replace(operands, x=np.arange(job.k * job.m, dtype=np.uint8).reshape(job.m, -1) & 3)
-    job = replace(job, k=5)
-    operands = replace(operands, x=operands.x[:, :5])
+    x = np.arange(24, dtype=np.uint8).reshape(4, 6) & 3
+    job, operands = replace(job, m=4, k=5), replace(operands, x=x[:, :5])
     beats = input_beats(spec, job, operands, padding=1)
     words = [4, 5, 2, 3, FLAG_WEIGHTS | FLAG_TRANSFER | FLAG_NOISE | FLAG_WIDE, 0, 0, 0]
     assert beats["i_job"] == [sum(word << 32 * i for i, word in enumerate(words))]

@@ -61,7 +61,8 @@ class Contents:
         """Return a job on all ADCs that shows the generators' states as they are."""
         spec = self._spec
         rows = min(spec.rows, 3)
-        return self._job(["w", "t"], 1, rows, spec.outputs, rows, probe=True)
+        m = -(-24 // (spec.slices * spec.mux))
+        return self._job(["w", "t"], m, rows, spec.outputs, rows, probe=True)
 
     def _shape(self, load_weights: bool) -> tuple[int, int, int, int]:
         """Return m, k, n and rows; within what the last weights filled, if none are loaded."""
@@ -160,11 +161,11 @@ def flipped_bits(spec: PimSpec) -> dict[str, int]:
     """Return the bit of each stream that mutants invert.
 
     relu; the cell of the first row; the top bit of that row's code, of a transfer and of a noise
-    entry; 16 LSB of a bias; the lowest bit of a result.
+    entry; the highest bit of a bias under its sign; the lowest bit of a result.
     """
     top = _top_bit(spec)
     return {
-        "i_job": 4 * 32 + FLAG_RELU.bit_length() - 1, "i_w": 0, "i_t": top, "i_n": top, "i_e": 8,
+        "i_job": 4 * 32 + FLAG_RELU.bit_length() - 1, "i_w": 0, "i_t": top, "i_n": top, "i_e": 30,
         "i_x": spec.activation_bits - 1, "o_y": 0,
     }  # fmt: skip
 
@@ -222,7 +223,9 @@ def sensitive_job(spec: PimSpec, rng: np.random.Generator) -> tuple[Job, Operand
     """
     groups = min(2, spec.groups)
     flags = FLAG_WEIGHTS | FLAG_TRANSFER | FLAG_WIDE | (FLAG_NOISE if spec.noise_bits else 0)
-    job = Job(4, spec.rows * groups, spec.outputs, spec.rows, flags)
+    # Enough conversions of each ADC that other noise changes one of them.
+    m = max(4, 128 // (groups * spec.slices * spec.mux))
+    job = Job(m, spec.rows * groups, spec.outputs, spec.rows, flags)
     most = (1 << (spec.weight_bits - 1)) - 1
     weights = make.weights(spec, rng, job)
     weights[0] = {"bit_serial": -1, "differential": most, "native": -most - 1}[spec.decomposition]

@@ -18,7 +18,7 @@ TRANSFERS = ("A", "A errors", "B", "B errors", "B synthetic", "random", "ends", 
 ones; any entries; ends of int16 and of the roundings; the largest sum or the smallest."""
 
 NOISES = ("normal", "small", "any", "zero")
-"""Styles of `noise`."""
+"""Styles of `noise`: a normal table, half an LSB to one and a half, all of int16, none."""
 
 
 def pick(rng: np.random.Generator, values: tuple[int, ...], high: int) -> int:
@@ -139,10 +139,11 @@ def noise(
         return noise_table(float(rng.uniform(0.2, 2.0)), spec.noise_bits)
     if style == "zero":
         return np.zeros(spec.noise_entries, dtype=np.int16)
-    low, high = (-32768, 32767) if style == "any" else (-24, 24)
-    table = rng.integers(low, high, spec.noise_entries, dtype=np.int16, endpoint=True)
-    if style == "any":
-        table[rng.integers(spec.noise_entries, size=2)] = low, high
+    if style == "small":
+        size = rng.integers(9, 24, spec.noise_entries, endpoint=True)
+        return np.where(rng.random(spec.noise_entries) < 0.5, size, -size).astype(np.int16)
+    table = rng.integers(-32768, 32767, spec.noise_entries, dtype=np.int16, endpoint=True)
+    table[rng.integers(spec.noise_entries, size=2)] = -32768, 32767
     return table
 
 
