@@ -188,7 +188,7 @@ def test_hardware_of_a_layer_is_that_of_its_machine(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
     noise = load(network).nodes[0].tensors["noise"].shape[0]
-    built = PimSpec.from_toml((out / "spec.toml").read_text(encoding="utf-8"))
+    built = PimSpec.from_toml(out / "spec.toml")
     assert built == replace(spec, noise_bits=noise.bit_length() - 1)
     result = CliRunner().invoke(cli, ["verilog", "--machine", str(machine), "-o", str(out)])
     assert result.exit_code == 2
