@@ -40,7 +40,7 @@ from algos.pim_qat.student import Student
 from benchmarks.lib.pim_plots import draw
 from benchmarks.lib.pim_tables import Cell, markdown, percent, results_of
 from cosil.cli.compress import parse_options, settings_of
-from cosil.packed.decomposition import DECOMPOSITIONS
+from cosil.packed.decomposition import DECOMPOSITIONS, Decomposition
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "accuracy.md"
@@ -238,9 +238,11 @@ class Study:
 
         return self.task.evaluate(logits, self.limit).accuracy
 
-    def cells(self, bits: Sequence[int]) -> list[Cell]:
+    def cells(
+        self, bits: Sequence[int], decompositions: Sequence[Decomposition] = DECOMPOSITIONS
+    ) -> list[Cell]:
         """Return every cell whose runs are there."""
-        plan = list(self._plan(bits))
+        plan = list(self._plan(bits, decompositions))
         for seed in range(self.seeds):
             # Cells that share a training follow each other.
             for index, (table, label, at, values) in enumerate(plan):
@@ -261,7 +263,9 @@ class Study:
                 made.append(Cell(self.network.name, table, label, *at, there))
         return made
 
-    def _plan(self, bits: Sequence[int]) -> Iterator[tuple[str, str, tuple[str, int, str], Values]]:
+    def _plan(
+        self, bits: Sequence[int], decompositions: Sequence[Decomposition]
+    ) -> Iterator[tuple[str, str, tuple[str, int, str], Values]]:
         """Yield table, label, (decomposition, ADC bits, ADC) and settings of each cell."""
         yield "digital", "exact sums", ("", 0, ""), {**DIRECT}
 
@@ -272,7 +276,7 @@ class Study:
             return table, label, at, {**macro, **values}
 
         for training, values in TRAININGS.items():
-            for decomposition, b, adc in product(DECOMPOSITIONS, bits, ADCS):
+            for decomposition, b, adc in product(decompositions, bits, ADCS):
                 yield cell("bits", training, (decomposition, b, adc), values)
         if not self.network.small:
             return
@@ -327,6 +331,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write docs/accuracy.md")
     parser.add_argument("--kept", action="store_true", help="only runs that were made before")
     parser.add_argument("--full", action="store_true", help="ADC bits 3 to 10, not four of them")
+    parser.add_argument("--bits", help="comma-separated ADC bits; 3,5,7,10 by default")
+    parser.add_argument("--decompositions", default=",".join(DECOMPOSITIONS))
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the figures there")
     parser.add_argument("--networks", default=NETWORKS[0].name, help="comma-separated")
     parser.add_argument("--seeds", type=int, help="runs of each cell")
@@ -350,6 +356,10 @@ def main() -> None:
     texts = parse_options(tuple(arguments.options))
     typed = asdict(settings_of("pim_qat", texts))
     bits = ALL_BITS if arguments.full else BITS
+    if arguments.bits:
+        bits = tuple(int(text) for text in arguments.bits.split(","))
+    wanted = arguments.decompositions.split(",")
+    decompositions: list[Decomposition] = [name for name in DECOMPOSITIONS if name in wanted]
     cells: list[Cell] = []
     tables: list[str] = []
     for name in names:
@@ -358,7 +368,7 @@ def main() -> None:
             torch.device(arguments.device), {key: typed[key] for key in texts},
             arguments.seeds or known[name].seeds,
         )  # fmt: skip
-        made, grids = study.cells(bits), study.grids()
+        made, grids = study.cells(bits, decompositions), study.grids()
         cells += made
         tables.append(markdown(study.title(made), made, grids))
     text = "\n\n".join([HEAD, *tables])

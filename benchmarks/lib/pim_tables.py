@@ -12,6 +12,11 @@ import numpy as np
 
 from cosil.packed.decomposition import DECOMPOSITIONS
 
+SEARCHED = (
+    "Grid searched on calibration data, conventional training, norms calibrated, ideal ADC; of the"
+    " first seed's layers k, l and the CSNR from full scale to searched grid:"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -63,7 +68,9 @@ def markdown(title: str, cells: Sequence[Cell], grids: Sequence[Mapping[str, Any
         "| decomposition | ADC | training |" + "".join(f" {b} bits |" for b in bits),
         "|---|---|---|" + "---|" * len(bits),
     ]
-    for decomposition, adc, training in product(DECOMPOSITIONS, adcs, trainings):
+    there = {cell.decomposition for cell in swept}
+    decompositions = [name for name in DECOMPOSITIONS if name in there]
+    for decomposition, adc, training in product(decompositions, adcs, trainings):
         row = {"label": training, "decomposition": decomposition, "adc": adc}
         line = f"| {decomposition} | {adc} | {training} |"
         for b in bits:
@@ -96,8 +103,7 @@ def _searched(cells: Sequence[Cell], grids: Sequence[Mapping[str, Any]]) -> list
     layers = list(dict.fromkeys(str(grid["layer"]) for grid in grids))
     lines = [
         "",
-        "Grid searched on calibration data, conventional training, norms calibrated, ideal ADC;"
-         " of the first seed's layers k, l and the CSNR from full scale to searched grid:",
+        SEARCHED,
         "",
         "| decomposition | bits | full scale | searched | " + " | ".join(layers) + " |",
         "|---|---|---|---|" + "---|" * len(layers),

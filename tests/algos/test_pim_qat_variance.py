@@ -113,6 +113,11 @@ def test_variance_inflation_equals_a_monte_carlo(
         assert ours.mean() == pytest.approx(known, rel=0.1)
 
 
+def test_native_loses_everything_below_the_first_code():
+    """At 4 bits no native sum of these inputs reaches half a code of the full scale."""
+    assert _ours("native", 4, 144, 4, 1).max() == 0
+
+
 def test_a_lossless_grid_changes_nothing():
     """With an LSB of one unit and enough codes every sum is exact, in all decompositions."""
     generator = torch.Generator().manual_seed(0)
