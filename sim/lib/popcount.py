@@ -6,16 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir as llvm_ir  # pyright: ignore[reportMissingTypeStubs]
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
+from sim.lib.vectors import INDEX, WORD, arrays, ir, load, ones, spread
+
 _intrinsic: Any = intrinsic
-_cgutils: Any = cgutils
-ir: Any = llvm_ir  # these have no types
 
 Counts = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
@@ -54,9 +51,7 @@ def _compiled_popcount(word: Any) -> Any:
 
 @overload(common_ones)
 def _compiled_common_ones(x0: Any, x1: Any, w0: Any, w1: Any, lane: Any) -> Any:
-    del w0, w1, lane
-    if any(array.layout != "C" for array in (x0, x1)):
-        raise TypingError("common_ones: the arrays must be C-contiguous")
+    del x0, x1, w0, w1, lane
 
     def compiled(x0: Any, x1: Any, w0: Any, w1: Any, lane: Any) -> Any:
         return _common_ones(x0, x1, w0, w1, lane)
@@ -77,27 +72,18 @@ def _common_ones(typing_context: Any, x0: Any, x1: Any, w0: Any, w1: Any, lane: 
     return types.UniTuple(types.uint64, LANES)(x0, x1, *words), _emit_common_ones
 
 
-_INDEX, _WORD = ir.IntType(32), ir.IntType(64)
-_WORDS = ir.VectorType(_WORD, LANES)
-
-
 def _emit_popcount(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     del context, signature
     return builder.ctpop(arguments[0])
 
 
 def _emit_common_ones(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    lane = arguments[4]
-    # llvmlite names the intrinsic for scalars only.
-    kind = ir.FunctionType(_WORDS, [_WORDS])
-    ones = _cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.v{LANES}i64")
-    total = _WORDS([0] * LANES)
-    for number in range(2):
-        array = context.make_array(signature.args[number])(context, builder, arguments[number])
-        place = builder.bitcast(builder.gep(array.data, [lane]), _WORDS.as_pointer())
-        word = builder.insert_element(_WORDS(ir.Undefined), arguments[2 + number], _INDEX(0))
-        same = builder.shuffle_vector(word, word, ir.VectorType(_INDEX, LANES)([0] * LANES))
-        common = builder.and_(builder.load(place, align=8), same)
-        total = builder.add(total, builder.call(ones, [common]))
-    counts = [builder.extract_element(total, _INDEX(i)) for i in range(LANES)]
+    kind = ir.VectorType(INDEX, LANES)
+    total = kind([0] * LANES)
+    columns = arrays(context, builder, signature.args[:2], arguments[:2])
+    for array, word in zip(columns, arguments[2:4], strict=True):
+        column = load(builder, array.data, arguments[4], kind, 8)
+        common = builder.and_(column, spread(builder, word, LANES))
+        total = builder.add(total, ones(builder, common))
+    counts = [builder.extract_element(total, WORD(i)) for i in range(LANES)]
     return context.make_tuple(builder, signature.return_type, counts)

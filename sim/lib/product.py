@@ -8,22 +8,17 @@ it compiles for any processor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir as llvm_ir  # pyright: ignore[reportMissingTypeStubs]
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry
+from sim.lib.vectors import BYTE, HALF, INDEX, WORD, arrays, ir, load, loop, shape_of, spread
 
-ir: Any = llvm_ir  # these have no types
-_cgutils: Any = cgutils
 _intrinsic: Any = intrinsic
 
 TILE_ROWS, TILE_COLS = 4, 16
@@ -101,21 +96,20 @@ def _vector_tile(
     return types.void(x, w, y, *[types.int64] * 4), _emit_tile
 
 
-_INDEX, _WORD, _HALF = ir.IntType(64), ir.IntType(32), ir.IntType(16)
-_SUMS, _HALVES = ir.VectorType(_WORD, _LANES), ir.VectorType(_HALF, 2 * _LANES)
+_SUMS, _HALVES = ir.VectorType(WORD, _LANES), ir.VectorType(HALF, 2 * _LANES)
 
 
 def _emit_tile(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    x, w, y = _arrays(context, builder, signature.args[:3], arguments[:3])
+    x, w, y = arrays(context, builder, signature.args[:3], arguments[:3])
     row, panel, pair, stop = arguments[3:]
 
     def times(value: Any, factor: int) -> Any:
-        return builder.mul(value, _INDEX(factor))
+        return builder.mul(value, INDEX(factor))
 
-    pairs = _cgutils.unpack_tuple(builder, w.shape)[1]
+    pairs = shape_of(builder, w)[1]
     x_stride = times(pairs, 2)
     w_panel = builder.gep(w.data, [times(builder.mul(panel, pairs), 2 * TILE_COLS)])
-    y_stride = _cgutils.unpack_tuple(builder, y.shape)[1]
+    y_stride = shape_of(builder, y)[1]
     x_row = builder.mul(row, x_stride)
     y_row = builder.add(builder.mul(row, y_stride), times(panel, TILE_COLS))
     x_rows: list[Any] = []
@@ -124,83 +118,34 @@ def _emit_tile(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         x_rows.append(builder.gep(x.data, [x_row]))
         x_row = builder.add(x_row, x_stride)
         for column in range(0, TILE_COLS, _LANES):
-            place = builder.gep(y.data, [builder.add(y_row, _INDEX(column))])
+            place = builder.gep(y.data, [builder.add(y_row, INDEX(column))])
             places.append(builder.bitcast(place, _SUMS.as_pointer()))
         y_row = builder.add(y_row, y_stride)
 
     def add_pair(k: Any, sums: list[Any]) -> list[Any]:
         at = times(k, 2 * TILE_COLS)
         columns = [
-            _load(builder, w_panel, builder.add(at, _INDEX(2 * first)), _HALVES, 2)
+            load(builder, w_panel, builder.add(at, INDEX(2 * first)), _HALVES, 2)
             for first in range(0, TILE_COLS, _LANES)
         ]
         after: list[Any] = []
         for x_codes in x_rows:
-            both = _spread(builder, _load(builder, x_codes, times(k, 2), _WORD, 2))
+            both = spread(builder, load(builder, x_codes, times(k, 2), WORD, 2), _LANES)
             lanes = builder.bitcast(both, _HALVES)
             for column in columns:
                 after.append(builder.add(sums[len(after)], _pair_products(builder, lanes, column)))
         return after
 
     before = [builder.load(place, align=4) for place in places]
-    after = _loop(builder, pair, stop, 1, before, add_pair)
+    after = loop(builder, pair, stop, 1, before, add_pair)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
 
 
-def _arrays(context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]:
-    """Return the arrays' structures; all of them have to be C-contiguous."""
-    if any(kind.layout != "C" for kind in kinds):
-        raise TypingError("product: the operands must be C-contiguous")
-    return [
-        context.make_array(kind)(context, builder, value)
-        for kind, value in zip(kinds, values, strict=True)
-    ]
-
-
-def _load(builder: Any, base: Any, offset: Any, kind: Any, align: int) -> Any:
-    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-    return builder.load(place, align=align)
-
-
-def _spread(builder: Any, word: Any) -> Any:
-    """Return a vector with the word in every lane."""
-    lane = builder.insert_element(_SUMS(ir.Undefined), word, _WORD(0))
-    return builder.shuffle_vector(lane, lane, _SUMS([0] * _LANES))
-
-
-def _loop(
-    builder: Any,
-    first: Any,
-    stop: Any,
-    step: int,
-    before: list[Any],
-    body: Callable[[Any, list[Any]], list[Any]],
-) -> list[Any]:
-    """Emit a loop from `first` while below `stop`, at least once; return the sums after it.
-
-    `body` gets the index and the sums, `before` at first, and returns the next sums.
-    """
-    entered = builder.block
-    loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(_INDEX)
-    sums = [builder.phi(_SUMS) for _ in before]
-    after = body(index, sums)
-    following = builder.add(index, _INDEX(step))
-    for phi, start, last in zip((index, *sums), (first, *before), (following, *after), strict=True):
-        phi.add_incoming(start, entered)
-        phi.add_incoming(last, loop)
-    builder.cbranch(builder.icmp_signed("<", following, stop), loop, done)
-    builder.position_at_end(done)
-    return after
-
-
 def _pair_products(builder: Any, a: Any, b: Any) -> Any:
     """Return a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1] per lane i, in the form that LLVM recognises."""
-    wide = ir.VectorType(_WORD, 2 * _LANES)
+    wide = ir.VectorType(WORD, 2 * _LANES)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide), flags=["nsw"])
     even = builder.shuffle_vector(products, products, _SUMS(list(range(0, 2 * _LANES, 2))))
     odd = builder.shuffle_vector(products, products, _SUMS(list(range(1, 2 * _LANES, 2))))
@@ -314,28 +259,25 @@ def _prefetch(typing_context: Any, rows: Any, address: Any, offset: Any) -> Any:
     return types.void(rows, types.int64, types.int64), _emit_prefetch
 
 
-_BYTE = ir.IntType(8)
-
-
 def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    x, rows, address, y = _arrays(context, builder, signature.args[:4], arguments[:4])
+    x, rows, address, y = arrays(context, builder, signature.args[:4], arguments[:4])
     first = arguments[4]
-    size = _cgutils.unpack_tuple(builder, x.shape)[0]
+    size = shape_of(builder, x)[0]
     starts: list[Any] = []
     for row in range(DOTS):
-        number = builder.load(builder.gep(address.data, [builder.add(first, _INDEX(row))]))
+        number = builder.load(builder.gep(address.data, [builder.add(first, INDEX(row))]))
         starts.append(builder.gep(rows.data, [builder.mul(number, size)]))
 
     def add_codes(d: Any, sums: list[Any]) -> list[Any]:
-        factors = _load(builder, x.data, d, _HALVES, 2)
+        factors = load(builder, x.data, d, _HALVES, 2)
         after: list[Any] = []
         for sum_, start in zip(sums, starts, strict=True):
-            codes = _load(builder, start, d, ir.VectorType(_BYTE, CODES), 1)
+            codes = load(builder, start, d, ir.VectorType(BYTE, CODES), 1)
             products = _pair_products(builder, factors, builder.sext(codes, _HALVES))
             after.append(builder.add(sum_, products))
         return after
 
-    after = _loop(builder, _INDEX(0), size, CODES, [_SUMS(None)] * DOTS, add_codes)
+    after = loop(builder, INDEX(0), size, CODES, [_SUMS(None)] * DOTS, add_codes)
     # Sums of each four rows in one vector, a part of them in each half.
     while len(after) > 2:
         after = [_fold(builder, *after[pair : pair + 2]) for pair in range(0, len(after), 2)]
@@ -362,25 +304,25 @@ def _emit_add_weighted(
     kinds, column = signature.args, arguments[6]
     first, stop = arguments[3:5]
     chosen = (0, 1, 2, 5)
-    weight, rows, address, y = _arrays(
+    weight, rows, address, y = arrays(
         context, builder, [kinds[n] for n in chosen], [arguments[n] for n in chosen]
     )
-    size = _cgutils.unpack_tuple(builder, y.shape)[0]
+    size = shape_of(builder, y)[0]
     base = builder.gep(rows.data, [column])
-    halves = [builder.add(column, _INDEX(offset)) for offset in range(0, width, _LANES)]
+    halves = [builder.add(column, INDEX(offset)) for offset in range(0, width, _LANES)]
     places = [builder.bitcast(builder.gep(y.data, [half]), _SUMS.as_pointer()) for half in halves]
 
     def add_row(j: Any, sums: list[Any]) -> list[Any]:
         start = builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
-        factors = _spread(builder, builder.load(builder.gep(weight.data, [j])))
+        factors = spread(builder, builder.load(builder.gep(weight.data, [j])), _LANES)
         after: list[Any] = []
         for half, sum_ in enumerate(sums):
-            codes = _load(builder, start, _INDEX(half * _LANES), ir.VectorType(_BYTE, _LANES), 1)
+            codes = load(builder, start, INDEX(half * _LANES), ir.VectorType(BYTE, _LANES), 1)
             after.append(builder.add(sum_, builder.mul(factors, builder.sext(codes, _SUMS))))
         return after
 
     before = [builder.load(place, align=4) for place in places]
-    after = _loop(builder, first, stop, 1, before, add_row)
+    after = loop(builder, first, stop, 1, before, add_row)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
@@ -390,12 +332,12 @@ _add_narrow, _add_wide = _weighted_adder(CODES), _weighted_adder(_WIDE_CODES)
 
 
 def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    (rows,) = _arrays(context, builder, signature.args[:1], arguments[:1])
-    size = _cgutils.unpack_tuple(builder, rows.shape)[1]
+    (rows,) = arrays(context, builder, signature.args[:1], arguments[:1])
+    size = shape_of(builder, rows)[1]
     place = builder.gep(rows.data, [builder.add(builder.mul(arguments[1], size), arguments[2])])
-    pointer = _BYTE.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [pointer, _WORD, _WORD, _WORD])
+    pointer = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, WORD, WORD, WORD])
     function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
     # To read, of highest locality, data.
-    builder.call(function, [builder.bitcast(place, pointer), _WORD(0), _WORD(3), _WORD(1)])
+    builder.call(function, [builder.bitcast(place, pointer), WORD(0), WORD(3), WORD(1)])
     return context.get_dummy_value()

@@ -44,5 +44,5 @@ def test_largest_sum() -> None:
 def test_strided_operands_are_refused() -> None:
     """The compiled tile walks rows without strides, so it must not accept others."""
     x = np.zeros((TILE_ROWS, 4), np.int16)[:, ::2]
-    with pytest.raises(TypingError, match="product: the operands must be C-contiguous"):
+    with pytest.raises(TypingError, match="vectors: the arrays must be C-contiguous"):
         multiply(x, np.zeros((1, 1, TILE_COLS, 2), np.int16), np.zeros((4, TILE_COLS), np.int32))
