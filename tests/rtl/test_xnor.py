@@ -351,29 +351,28 @@ def random_jobs(
     jobs: list[tuple[Job, Offered, Stalls]] = []
     k = n = classes = 0
     for number in range(count):
-        flags = FLAG_WEIGHTS | FLAG_BASE | FLAG_COLUMNS if number == 0 else int(rng.integers(8))
+        flags = 7 if number == 0 else int(rng.integers(8))
         if flags == FLAG_WEIGHTS | FLAG_BASE | FLAG_COLUMNS:
-            k = int(
-                rng.choice([1, spec.simd, spec.max_inputs, rng.integers(1, spec.max_inputs + 1)])
-            )
-            n = int(rng.choice([1, spec.max_outputs, rng.integers(1, spec.max_outputs + 1)]))
-            classes = int(rng.integers(1, spec.border_classes + 1))
-            shape = k, n, classes
+            k = some(rng, spec.simd, spec.max_inputs)
+            n = some(rng, 1, spec.max_outputs)
+            classes = some(rng, 1, spec.border_classes)
+            outputs, borders = n, classes
         else:
-            # Within what was loaded by the last job that loaded all.
-            shape = k, int(rng.integers(1, n + 1)), int(rng.integers(1, classes + 1))
+            outputs, borders = some(rng, 1, n), some(rng, 1, classes)
+        pool = 1
         if spec.epilogue == "fixed":
             flags |= int(rng.integers(4)) * FLAG_RELU
-        pool = 1 if spec.epilogue == "fixed" else int(rng.choice([1, 1, 2, 3, 4]))
-        job = Job(m=pool * int(rng.integers(1, 4)), k=shape[0], n=shape[1], pool=pool,
-                  classes=shape[2], flags=flags)  # fmt: skip
+        else:
+            pool = (1, 1, 2, 3, 4)[rng.integers(5)]
+        job = Job(m=pool * int(rng.integers(1, 4)), k=k, n=outputs, pool=pool,
+                  classes=borders, flags=flags)  # fmt: skip
         jobs.append((job, offer(spec, job, rng), random_stalls(rng) if stalled else {}))
-        if not flags & FLAG_WEIGHTS or shape == (k, n, classes):
-            continue
-        if flags & 7 != 7:
-            # Part of the memories now belongs to a smaller shape.
-            n, classes = shape[1], shape[2]
     return jobs
+
+
+def some(rng: np.random.Generator, usual: int, most: int) -> int:
+    """Return a number in 1..most, often an end or the usual one."""
+    return (1, usual, most, int(rng.integers(1, most + 1)))[rng.integers(4)]
 
 
 SPECS = {
