@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cosil.engines.common import FIXED_EPILOGUE_LATENCY, ceil_div
+from cosil.engines.common import ceil_div
 from cosil.engines.pim import PimSpec
 from energy_models.lib import adc
+from energy_models.lib.fixed_point import rescale_pj, rescale_um2
 from energy_models.lib.pricing import Action, EnergyModel, stream, unpriced
 from energy_models.lib.tables import read_table
 from energy_models.lib.technology import Estimate, Technology, load_technology
 
-MULT_BITS = 16
-"""Multiplier of an output's rescale; its sum counts sixteenths, 4 bits more (section 1)."""
+FRACTION_BITS = 4
+"""An output's rescale counts its sum in sixteenths (section 1)."""
 
 
 def converter(spec: PimSpec, tech: Technology) -> adc.Converter:
@@ -80,17 +81,9 @@ def _store_bytes(spec: PimSpec) -> float:
 
 
 def _result(spec: PimSpec, tech: Technology) -> Estimate:
-    size, sum_bits = _store_bytes(spec), spec.acc_bits + 4
-    product = sum_bits + MULT_BITS
-    return (
-        tech.sram_write_pj(size, spec.acc_bits)
-        + tech.sram_read_pj(size, spec.acc_bits)
-        + tech.add_pj(sum_bits)
-        + tech.multiply_pj(sum_bits, MULT_BITS)
-        + tech.shift_pj(product)
-        + tech.add_pj(16)
-        + tech.register_pj(product * FIXED_EPILOGUE_LATENCY)
-    )
+    size = _store_bytes(spec)
+    stored = tech.sram_write_pj(size, spec.acc_bits) + tech.sram_read_pj(size, spec.acc_bits)
+    return stored + rescale_pj(tech, spec.acc_bits + FRACTION_BITS)
 
 
 def _cell_write(spec: PimSpec, tech: Technology) -> Estimate:
@@ -153,7 +146,6 @@ def _areas(spec: PimSpec, tech: Technology) -> dict[str, Estimate]:
     cells = spec.groups * spec.rows * spec.columns * spec.cell_bits
     samples = spec.columns * (2 if spec.double_buffer else 1)
     banks = 2 * spec.groups * spec.rows * spec.activation_bits
-    lane = tech.multiply_um2(spec.acc_bits + 4, MULT_BITS) + tech.add_um2(spec.acc_bits + 4)
     adders = tech.add_um2(spec.acc_bits) * spec.adcs
     return {
         "cells": tech.scaled_um2(parts["cell"]) * cells,
@@ -163,7 +155,7 @@ def _areas(spec: PimSpec, tech: Technology) -> dict[str, Estimate]:
         "input banks": tech.register_um2(banks),
         "shift-add": adders + tech.register_um2(spec.outputs * spec.acc_bits),
         "result store": tech.sram_um2(_store_bytes(spec), spec.acc_bits),
-        "rescale": lane * spec.epilogue_lanes,
+        "rescale": rescale_um2(tech, spec.acc_bits + FRACTION_BITS) * spec.epilogue_lanes,
     }
 
 
