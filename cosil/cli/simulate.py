@@ -24,7 +24,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--machine", "machine_name", required=True, metavar="M.toml",
     help="TOML file or preset: w4a8-16x16-os, -ws, -attention, w4a8-8x8-ecp5, spatten-512, "
-    "pim-144x256-flash, -sar.",
+    "pim-144x256-flash, -sar, xnor-32x64.",
 )  # fmt: skip
 @click.option(
     "--workload", "workload_path", type=_FILE,

@@ -8,7 +8,6 @@ from node to node and, with a cache, from pass to pass.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -21,6 +20,7 @@ from cosil.lowering import attention_layer
 from cosil.lowering.attention import Command, Operands, State, power_up
 from cosil.lowering.attention_program import QUERY_BITS, Program, program
 from cosil.machine import vector_unit
+from cosil.machine.jobs import Work
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node
 from sim import vector
@@ -28,20 +28,8 @@ from sim.attention import AttentionRun, run
 
 Array = NDArray[Any]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """What a node cost; see `cosil.machine.execute.LayerRun`."""
-
-    spec: AttentionSpec
-    causes: Counter[str]
-    counts: Counter[str]
-    bytes: int
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of both products, LSB passes included."""
-        return self.counts["mac_qk"] + self.counts["mac_pv"]
+MACS = ("mac_qk", "mac_pv")
+"""Actions that are multiply-accumulates: of both products, LSB passes included."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +103,8 @@ def attend(
     v = codes(value, node, "value", at.value_bits)
     made = sum(each.nbytes for each in inputs) + _code_bytes(at, q, k, v)
     operations = vector_unit.codes_operations(node, inputs)
-    causes: Counter[str] = Counter(vector_unit.cycles(machine, operations, made))
-    moved, counts = made, Counter[str]()
+    work = Work(spec, macs_per_cycle=spec.multipliers, mac_counts=MACS)
+    work.on_vector_unit(machine, operations, made)
     if cache is not None:
         k, v = cache.extend(node.name, k, v)
     if not cascade.states:
@@ -129,15 +117,15 @@ def attend(
         ran = attention_layer.queries(at, sequence, length)
         output[one, rows[:, None], ran] = runs[-1].y.reshape(len(rows), len(ran), dim)
         for each in runs:
-            causes.update(each.cycles_by_cause)
-            counts.update(each.counts)
-    moved += sum(counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes"))
-    moved += counts["q_beats"] * dim * QUERY_BITS // 8 + 2 * output.size
+            work.add(each)
+    counts = work.counts
+    work.bytes += sum(counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes"))
+    work.bytes += counts["q_beats"] * dim * QUERY_BITS // 8 + 2 * output.size
     half = (output.astype(np.float32) * np.float32(at.out_scale)).astype(np.float16)
     result = half.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
     written = 2 * output.size + result.nbytes
-    causes.update(vector_unit.cycles(machine, vector_unit.REAL * output.size, written))
-    return result, Work(spec, causes, counts, moved + written)
+    work.on_vector_unit(machine, vector_unit.REAL * output.size, written)
+    return result, work
 
 
 def codes(x: Array, node: Node, role: str, bits: int) -> Array:

@@ -1,50 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole packed network on a machine: every value, and what each layer costs.
 
-Layers run one after the other. A linear or conv2d layer is one job of the array per group of
-channels, or of the PIM macro per tile of its outputs; its cycles are the simulator's, and so are
-those of attention on an engine of its own. The dynamic quantisation before a linear layer of mode
-fp16 and the bias after it are the vector unit's, and count to that layer as `vector` cycles; so do
-the codes that the attention engine and the macro read.
+Layers run one after the other. A linear or conv2d layer is jobs of the array, of the PIM macro or
+of the XNOR array (`cosil.machine.array`, `.pim`, `.xnor`); its cycles are the simulator's, and so
+are those of attention on an engine of its own. What the vector unit does for such a layer, before
+and after, counts to it as `vector` cycles.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cosil.engines.common import EngineSpec
-from cosil.lowering.gemm import layer_jobs, layer_output
-from cosil.machine import bandwidth, pim, vector_unit
-from cosil.machine.attention import Cascade, Work, attend
+from cosil.machine import array, pim, vector_unit, xnor
+from cosil.machine.attention import Cascade, attend
 from cosil.machine.inputs import bind
+from cosil.machine.jobs import JobRun, Work
 from cosil.machine.spec import Machine
 from cosil.packed.network import Node, PackedNetwork
 from cosil.registry import engine_of
 from energy_models.lib.pricing import Breakdown, EnergyModel
 from sim import vector
-from sim.lib.run import Run
-from sim.w4a8 import run
 
 Array = NDArray[Any]
 Observer = Callable[[str, Array], None]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class JobRun:
-    """One job of the array or the macro: its first cycle in the layer, and length.
-
-    `events` are the tiles of the array, or the vectors of the macro, with a trace.
-    """
-
-    start: int
-    cycles: int
-    events: NDArray[np.void]
+_MULTIPLY: Mapping[str, Callable[..., tuple[Array, Work]]] = MappingProxyType(
+    {"w4a8": array.multiply, "pim": pim.multiply, "xnor": xnor.multiply}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +50,9 @@ class LayerRun:
         Sums to `cycles`. The engines' causes are those of docs/engines; `vector` and `memory` are
         the vector unit's, modelled.
     macs : int
-        Multiply-accumulates.
-    utilisation : float or None
-        `macs` over what the engine could have done in `cycles`; None on the vector unit.
+        Multiply-accumulates; of signs, products of two of them.
+    macs_per_cycle : float or None
+        What the engine can do at its best; None on the vector unit.
     bytes : int
         Bytes moved from and to the memory.
     counts : mapping of str to int
@@ -71,7 +60,7 @@ class LayerRun:
     energy : Breakdown or None
         Of the engine and its memory traffic; None on the vector unit, which has no energy model.
     jobs : tuple of JobRun
-        Jobs of the array or the macro.
+        Jobs of the array, the macro or the XNOR array.
     shape : tuple of int
         Of the output.
     """
@@ -84,12 +73,19 @@ class LayerRun:
     cycles: int
     cycles_by_cause: Mapping[str, int]
     macs: int
-    utilisation: float | None
+    macs_per_cycle: float | None
     bytes: int
     counts: Mapping[str, int]
     energy: Breakdown | None
     jobs: tuple[JobRun, ...]
     shape: tuple[int, ...]
+
+    @property
+    def utilisation(self) -> float | None:
+        """`macs` over what the engine could have done in `cycles`; None on the vector unit."""
+        if self.macs_per_cycle is None:
+            return None
+        return self.macs / (self.macs_per_cycle * self.cycles)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,9 +124,9 @@ def execute(
     inputs : mapping of str to ndarray
         One array per network input, batch first.
     trace : bool
-        Keep the schedule of every job's tiles.
+        Keep the schedule of every job's tiles or vectors.
     step : bool
-        Advance every register of the array cycle by cycle: slow, the same result.
+        Advance every register of the engines cycle by cycle: slow, the same result.
     observe : callable, optional
         Called with the name and value of each network input and, in order, of each node.
     cache : KVCache, optional
@@ -150,6 +146,8 @@ def execute(
     """
     values = bind(network, inputs)
     pim.check_nodes(machine, network)
+    xnor.check_nodes(machine, network)
+    bits = xnor.held_as_bits(network)
     batch, *positions = next(iter(values.values())).shape[:2]
     cascade: Cascade | None = None
     if any(node.engine == "attention" for node in network.nodes):
@@ -162,15 +160,16 @@ def execute(
     start = 0
     for index, node in enumerate(network.nodes):
         arguments = tuple(values[name] for name in node.inputs)
-        if node.engine == "w4a8":
-            value, layer = _on_array(machine, node, arguments[0], start, trace=trace, step=step)
-        elif node.engine == "attention":
+        if node.engine == "attention":
             assert cascade is not None
             value, work = attend(machine, node, arguments, cache, cascade, step=step)
-            layer = _attention_layer(machine, node, work, start, value)
-        elif node.engine == "pim":
-            value, done = pim.multiply(machine, node, arguments[0], trace=trace, step=step)
-            layer = _pim_layer(machine, node, done, start, value)
+            layer = _engine_layer(machine, node, work, start, value)
+        elif node.engine in _MULTIPLY:
+            multiply = _MULTIPLY[node.engine]
+            if node.engine == "xnor":
+                multiply = partial(multiply, bits=node.inputs[0] in bits)
+            value, work = multiply(machine, node, arguments[0], trace=trace, step=step)
+            layer = _engine_layer(machine, node, work, start, value)
         else:
             value, layer = _on_vector_unit(machine, node, arguments, start, cache)
         values[node.name] = value
@@ -199,107 +198,30 @@ def engine_for(machine: Machine, network: PackedNetwork, node: Node) -> EngineSp
         pim.check_nodes(machine, network)
         assert machine.pim is not None
         return pim.spec_for(machine.pim, node)
+    if node.engine == "xnor":
+        xnor.check_nodes(machine, network)
+        assert machine.xnor is not None
+        return xnor.spec_for(machine.xnor, node)
     if node.engine == "attention":
         return machine.attention_for(node)
     return machine.spec_for(node)
 
 
-def _on_array(
-    machine: Machine, node: Node, x: Array, start: int, *, trace: bool, step: bool
-) -> tuple[Array, LayerRun]:
-    spec = machine.spec_for(node)
-    causes: Counter[str] = Counter()
-    moved = 0
-    codes, scales = x, None
-    if node.attrs["mode"] == "fp16":
-        codes, scales = vector.quantize_rows(x, node.name)
-        moved += x.nbytes + codes.nbytes + scales.nbytes
-        causes.update(vector_unit.cycles(machine, vector_unit.QUANTIZE_ROWS * x.size, moved))
-    runs: list[Run] = []
-    jobs: list[JobRun] = []
-    lowered = layer_jobs(spec, node, codes, scales)
-    for job, operands in lowered:
-        result = run(
-            spec,
-            job,
-            operands,
-            stalls=bandwidth.stalls(spec, job, machine.memory),
-            memory_latency=machine.memory.latency_cycles,
-            trace=trace,
-            step=step,
-        )
-        jobs.append(JobRun(sum(causes.values()), result.cycles, result.events))
-        causes.update(result.cycles_by_cause)
-        runs.append(result)
-        moved += bandwidth.job_bytes(spec, job)
-    value = layer_output(node, x.shape, [job for job, _ in lowered], [each.y for each in runs])
-    if "bias" in node.tensors:
-        value = vector.add_bias(value, node.tensors["bias"].words)
-        bias_bytes = 2 * value.nbytes + node.tensors["bias"].words.nbytes
-        causes.update(vector_unit.cycles(machine, vector_unit.ADD_BIAS * value.size, bias_bytes))
-        moved += bias_bytes
-    counts: Counter[str] = Counter()
-    for each in runs:
-        counts.update(each.counts)
-    cycles = sum(causes.values())
-    macs = counts["mac"]
-    layer = LayerRun(
-        name=node.name,
-        op=node.op,
-        engine=node.engine,
-        spec=spec,
-        start=start,
-        cycles=cycles,
-        cycles_by_cause=dict(causes),
-        macs=macs,
-        utilisation=macs / (spec.array_rows * spec.array_cols * cycles),
-        bytes=moved,
-        counts=dict(counts),
-        energy=energy_of(machine, spec, counts),
-        jobs=tuple(jobs),
-        shape=value.shape,
-    )
-    return value, layer
-
-
-def _attention_layer(
-    machine: Machine, node: Node, work: Work, start: int, value: Array
-) -> LayerRun:
-    cycles = sum(work.causes.values())
+def _engine_layer(machine: Machine, node: Node, work: Work, start: int, value: Array) -> LayerRun:
     return LayerRun(
         name=node.name,
         op=node.op,
         engine=node.engine,
         spec=work.spec,
         start=start,
-        cycles=cycles,
+        cycles=work.causes.total(),
         cycles_by_cause=dict(work.causes),
         macs=work.macs,
-        utilisation=work.macs / (work.spec.multipliers * cycles),
+        macs_per_cycle=work.macs_per_cycle,
         bytes=work.bytes,
         counts=dict(work.counts),
         energy=energy_of(machine, work.spec, work.counts),
-        jobs=(),
-        shape=value.shape,
-    )
-
-
-def _pim_layer(machine: Machine, node: Node, work: pim.Work, start: int, value: Array) -> LayerRun:
-    jobs = zip(work.starts, work.runs, strict=True)
-    return LayerRun(
-        name=node.name,
-        op=node.op,
-        engine=node.engine,
-        spec=work.spec,
-        start=start,
-        cycles=sum(work.causes.values()),
-        cycles_by_cause=dict(work.causes),
-        macs=work.counts["mac"],
-        utilisation=work.utilisation,
-        bytes=work.bytes,
-        counts=dict(work.counts),
-        energy=energy_of(machine, work.spec, work.counts),
-        jobs=tuple(JobRun(first, each.cycles, each.events) for first, each in jobs),
+        jobs=tuple(work.jobs),
         shape=value.shape,
     )
 
@@ -337,7 +259,7 @@ def _on_vector_unit(
         cycles=sum(causes.values()),
         cycles_by_cause=causes,
         macs=vector_unit.macs(node, inputs, cached),
-        utilisation=None,
+        macs_per_cycle=None,
         bytes=moved,
         counts={},
         energy=None,

@@ -13,6 +13,7 @@ import numpy as np
 from cosil.engines.attention import AttentionSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.xnor import XnorSpec
 from cosil.machine.execute import LayerRun, MachineRun
 from cosil.machine.summary import energy_by_adc_model
 
@@ -62,9 +63,9 @@ CAUSE_LABELS = {
     "handoff": "attention: handoff",
     "convert": "macro: conversion",
     "row": "macro: rows driven",
-    "load": "macro: load",
-    "stalled_in": "macro: wait for input",
-    "stalled_out": "macro: wait for output",
+    "load": "load before the first input",
+    "stalled_in": "wait for input",
+    "stalled_out": "wait for output",
 }
 COMPONENT_COLOURS = (
     "#264653", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9d4edd", "#457b9d",
@@ -99,17 +100,14 @@ def write_plots(run: MachineRun, folder: Path) -> list[Path]:
 def _engine(run: MachineRun) -> tuple[list[LayerRun], str, float]:
     """Return the layers that the roofline shows, their engine in words, and its MACs per cycle.
 
-    The PIM macro's where there are any, else the array's, else those of attention: each engine has
-    a roof of its own.
+    The PIM macro's or the XNOR array's where there are any, else the array's, else those of
+    attention: each engine has a roof of its own.
     """
     for layer in run.layers:
-        if isinstance(layer.spec, PimSpec):
-            spec = layer.spec
-            macro = (
-                f"{spec.decomposition} macro of {spec.rows} x {spec.columns}, {spec.adc_bits} bits"
-            )
-            own = [each for each in run.layers if isinstance(each.spec, PimSpec)]
-            return own, macro, spec.rows * spec.outputs / (spec.slices * spec.period)
+        spec = layer.spec
+        if isinstance(spec, PimSpec | XnorSpec):
+            own = [each for each in run.layers if isinstance(each.spec, type(spec))]
+            return own, _words(spec), layer.macs_per_cycle or 0.0
     array = run.machine.array
     of_array = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec) and layer.bytes]
     if of_array or run.machine.attention is None:
@@ -119,6 +117,12 @@ def _engine(run: MachineRun) -> tuple[list[LayerRun], str, float]:
     said = f"{spec.multipliers} multipliers, {spec.pool}"
     layers = [layer for layer in run.layers if isinstance(layer.spec, AttentionSpec)]
     return layers, said, spec.multipliers
+
+
+def _words(spec: PimSpec | XnorSpec) -> str:
+    if isinstance(spec, XnorSpec):
+        return f"XNOR array of {spec.pe} x {spec.simd}"
+    return f"{spec.decomposition} macro of {spec.rows} x {spec.columns}, {spec.adc_bits} bits"
 
 
 def layers_figure(run: MachineRun) -> Figure:

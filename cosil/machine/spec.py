@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine is: an array, an attention engine, a PIM macro, an ideal memory, a vector unit."""
+"""What a machine is: its engines, an ideal memory and a vector unit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,33 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 from cosil.engines.attention import LANES_MAX, AttentionSpec
+from cosil.engines.common import EngineSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.xnor import XnorSpec
 from cosil.errors import CosilError, UnknownNameError
 from cosil.packed.network import Node
 from energy_models.lib.pricing import MEMORIES
 from energy_models.lib.technology import TECHNOLOGIES
 
+E = TypeVar("E", bound=EngineSpec)
+
 PRESETS = Path(__file__).with_name("presets")
 
 VARIANT = ("scales", "weight_encoding", "epilogue")
-"""Parameters of the engine that a layer decides, unless the machine fixes them."""
+"""Parameters of the array that a layer decides, unless the machine fixes them."""
+
+FOLLOWS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "attention": {"head_dim": AttentionSpec().head_dim},
+    "pim": {"noise_bits": 0},
+    "xnor": {"weights": "binary", "epilogue": "threshold"},
+})  # fmt: skip
+"""Parameters of the other engines that follow each layer, by the table of the engine, with what
+stands for them in `Machine`; no machine file names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,9 @@ class Machine:
     pim : PimSpec or None
         The PIM macro, if there is one; its `noise_bits`, which stands for physics, follows each
         layer.
+    xnor : XnorSpec or None
+        The XNOR array, if there is one; its `weights` and `epilogue` follow each layer: such a
+        machine holds every variant that its networks use.
     """
 
     name: str
@@ -92,6 +108,7 @@ class Machine:
     technology: str = TECHNOLOGIES[0]
     attention: AttentionSpec | None = None
     pim: PimSpec | None = None
+    xnor: XnorSpec | None = None
 
     def attention_for(self, node: Node) -> AttentionSpec:
         """Return the attention engine as a node needs it: with its head_dim, and at most 16 lanes.
@@ -172,17 +189,11 @@ def presets() -> list[str]:
 
 def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine") -> Machine:
     """Build a machine from a TOML table; an unknown key names the known ones."""
-    keys = ("name", "clock_hz", "technology", "engine", "attention", "pim", "memory", "vector")
+    keys = ("name", "clock_hz", "technology", "engine", *FOLLOWS, "memory", "vector")
     _known("machine", table, keys)
     engine = _table(table, "engine")
     if engine.get("engine", "w4a8") != "w4a8":
         raise ValueError(f"[engine]: engine must be 'w4a8', not {engine['engine']!r}")
-    attention = _table(table, "attention")
-    if "head_dim" in attention:
-        raise ValueError("[attention]: head_dim follows each layer; leave it out")
-    pim = _table(table, "pim")
-    if "noise_bits" in pim:
-        raise ValueError("[pim]: noise_bits follows each layer; leave it out")
     memory, vector = _table(table, "memory"), _table(table, "vector")
     _known("[memory]", memory, ("bytes_per_cycle", "latency_cycles", "energy"))
     _known("[vector]", vector, ("lanes", "start_cycles"))
@@ -200,9 +211,21 @@ def machine_from_dict(table: Mapping[str, Any], *, default_name: str = "machine"
         ),
         fixed=frozenset(name for name in VARIANT if name in engine),
         technology=technology,
-        attention=AttentionSpec.from_dict(dict(attention)) if "attention" in table else None,
-        pim=PimSpec.from_dict({**pim, "noise_bits": 0}) if "pim" in table else None,
+        attention=_engine(table, "attention", AttentionSpec),
+        pim=_engine(table, "pim", PimSpec),
+        xnor=_engine(table, "xnor", XnorSpec),
     )
+
+
+def _engine(table: Mapping[str, Any], key: str, kind: type[E]) -> E | None:
+    """Return the engine of a table, with what stands for the parameters that follow each layer."""
+    if key not in table:
+        return None
+    named = _table(table, key)
+    for name in FOLLOWS[key]:
+        if name in named:
+            raise ValueError(f"[{key}]: {name} follows each layer; leave it out")
+    return kind.from_dict({**named, **FOLLOWS[key]})
 
 
 def _memory(table: Mapping[str, Any]) -> Memory:

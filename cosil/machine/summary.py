@@ -9,11 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from cosil.engines.attention import AttentionSpec
+from cosil.engines.common import EngineSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.xnor import XnorSpec
 from cosil.machine import pim
 from cosil.machine.check import Check
 from cosil.machine.execute import LayerRun, MachineRun
+from cosil.machine.spec import FOLLOWS
 from cosil.machine.workload import WorkloadRun
 
 COLUMNS = (
@@ -32,7 +35,6 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
     array = machine.array
     engine = [layer for layer in run.layers if isinstance(layer.spec, W4A8Spec)]
     macs = sum(layer.macs for layer in engine)
-    engine_cycles = sum(layer.cycles for layer in engine)
     peak = array.array_rows * array.array_cols
     return {
         "machine": {
@@ -46,8 +48,9 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "technology": machine.technology,
             "vector_lanes": machine.vector.lanes,
             "variants": sorted({variant(layer) for layer in engine}),
-            "pim": None if machine.pim is None else asdict(machine.pim),
+            "pim": _parameters(machine.pim),
             "pim_area_um2": pim.area(machine),
+            "xnor": _parameters(machine.xnor),
         },
         "network": run.network,
         "layers": [_layer(layer) for layer in run.layers],
@@ -57,8 +60,9 @@ def to_dict(run: MachineRun, check: Check | None = None) -> dict[str, Any]:
             "cycles_by_cause": _causes(run.layers),
             "macs": sum(layer.macs for layer in run.layers),
             "utilisation": macs / (peak * run.cycles) if run.cycles else 0.0,
-            "array_utilisation": macs / (peak * engine_cycles) if engine_cycles else 0.0,
-            "pim_utilisation": _pim_utilisation(run.layers),
+            "array_utilisation": _utilisation(engine) or 0.0,
+            "pim_utilisation": _utilisation(run.layers, PimSpec),
+            "xnor_utilisation": _utilisation(run.layers, XnorSpec),
             "bytes": sum(layer.bytes for layer in run.layers),
             **_energy(run.layers),
         },
@@ -133,7 +137,8 @@ def variant(layer: LayerRun) -> str:
     """Return what the layer's engine had to be; empty on the vector unit.
 
     Scale datapath, weight encoding and epilogue of the array; columns, lanes and selectors of the
-    attention engine; decomposition, slices and converters of the PIM macro.
+    attention engine; decomposition, slices and converters of the PIM macro; weights and epilogue of
+    the XNOR array.
     """
     if layer.spec is None:
         return ""
@@ -142,6 +147,8 @@ def variant(layer: LayerRun) -> str:
     if isinstance(layer.spec, PimSpec):
         spec = layer.spec
         return f"{spec.decomposition}/{spec.slices}x{spec.slice_bits}/{spec.adc_bits} bits"
+    if isinstance(layer.spec, XnorSpec):
+        return f"{layer.spec.weights}/{layer.spec.epilogue}"
     assert isinstance(layer.spec, W4A8Spec)
     return f"{layer.spec.scales}/{layer.spec.weight_encoding}/{layer.spec.epilogue}"
 
@@ -200,7 +207,7 @@ def rows(run: MachineRun) -> list[list[Any]]:
             "",
             total["cycles"],
             spent_on(total["cycles_by_cause"], most=7) if workload else "",
-            f"{total['utilisation']:.1%}",
+            f"{total['utilisation']:.1%}" if total["utilisation"] else None,
             total["macs"],
             total["bytes"],
             _energy_cell(run.layers),
@@ -229,18 +236,19 @@ def spent_on(causes: Mapping[str, int], most: int = 2) -> str:
 def closing_lines(run: MachineRun) -> list[str]:
     """Return what a reader wants to know below the table."""
     total = to_dict(run)["total"]
-    busy = f"the array does {total['array_utilisation']:.1%} of its peak in its own layers"
-    macro = [f"the macro does {share:.1%}"] if (share := total["pim_utilisation"]) else []
+    engines = {"array": W4A8Spec, "macro": PimSpec, "XNOR array": XnorSpec}
+    shares = {noun: _utilisation(run.layers, kind) for noun, kind in engines.items()}
+    busy = ", ".join(f"the {noun} does {each:.1%}" for noun, each in shares.items() if each)
     models: dict[str, dict[str, float]] = total["energy_by_adc_model_pj"] or {}
     under: list[str] = []
     for name, parts in models.items():
         whole = sum(parts.values())
         under.append(f"{name} {_nanojoules(whole):,} (ADC {parts['ADC'] / whole:.0%})")
     return [
-        f"{_time(run, total)}; {', '.join([busy, *macro])}",
+        f"{_time(run, total)}" + (f"; {busy} of its peak in its own layers" if busy else ""),
         _energy_line(run, total),
         *([f"energy under each ADC model, nJ: {', '.join(under)}"] if under else []),
-        *([_area_line(run)] if macro else []),
+        *([_area_line(run)] if shares["macro"] else []),
         MODELLED,
     ]
 
@@ -304,14 +312,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e9:.4g} ns"
 
 
-def _pim_utilisation(layers: Sequence[LayerRun]) -> float | None:
-    """Return products done over those possible in the macro's own layers; None without any."""
-    own = [layer for layer in layers if isinstance(layer.spec, PimSpec)]
-    if not own:
+def _utilisation(layers: Sequence[LayerRun], kind: type[EngineSpec] = EngineSpec) -> float | None:
+    """Return products done over those possible in the layers of a kind; None without any."""
+    own = [layer for layer in layers if isinstance(layer.spec, kind)]
+    possible = sum((layer.macs_per_cycle or 0.0) * layer.cycles for layer in own)
+    return sum(layer.macs for layer in own) / possible if own else None
+
+
+def _parameters(spec: EngineSpec | None) -> dict[str, Any] | None:
+    """Return what a machine says of one of its engines: nothing of what follows each layer."""
+    if spec is None:
         return None
-    return sum((layer.utilisation or 0.0) * layer.cycles for layer in own) / sum(
-        layer.cycles for layer in own
-    )
+    table = asdict(spec)  # pyright: ignore[reportArgumentType]
+    return {name: value for name, value in table.items() if name not in FOLLOWS[spec.ENGINE]}
 
 
 def _causes(layers: Sequence[LayerRun]) -> dict[str, int]:

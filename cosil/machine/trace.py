@@ -2,7 +2,7 @@
 """A run as a trace in Chrome's JSON format, which Perfetto (ui.perfetto.dev) opens.
 
 One process per machine; threads for layers, the array's waves, its drain, the vector unit, the
-attention engine, and the PIM macro's jobs and conversions.
+attention engine, the PIM macro's jobs and conversions, the XNOR array's jobs and vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ _PROCESS = 1
 _THREADS = {
     1: "layers", 2: "array: waves", 3: "array: drain and epilogue", 4: "vector unit",
     5: "attention engine", 6: "PIM macro: jobs", 7: "PIM macro: conversions",
+    8: "XNOR array: jobs", 9: "XNOR array: vectors",
 }  # fmt: skip
+_JOBS = {"pim": (6, "clamp"), "xnor": (8, "signs")}
+"""Engines whose jobs are tiles of a layer's outputs: thread of the jobs, whose vectors have the
+next; what the vector unit does before them."""
 
 
 def write_trace(run: MachineRun, path: Path) -> None:
@@ -60,7 +64,7 @@ def to_trace(run: MachineRun) -> dict[str, Any]:
         events.append(_span(1, layer.name, layer.start, layer.cycles, scale, arguments))
         events += _unit_spans(layer, scale)
         if tiles <= TILE_EVENTS_MAX:
-            events += (_vector_spans if layer.engine == "pim" else _tile_spans)(layer, scale)
+            events += (_vector_spans if layer.engine in _JOBS else _tile_spans)(layer, scale)
         events.append(_counter(layer.start, layer.bytes / layer.cycles, scale))
     events.append(_counter(run.cycles, 0.0, scale))
     return {
@@ -81,12 +85,13 @@ def _unit_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
     if not layer.jobs:
         return [_span(4, layer.name, layer.start, layer.cycles, scale, {})]
     before = layer.jobs[0].start
-    if layer.engine == "pim":
-        spans = [_span(4, f"{layer.name}: clamp", layer.start, before, scale, {})]
+    if layer.engine in _JOBS:
+        thread, prepare = _JOBS[layer.engine]
+        spans = [_span(4, f"{layer.name}: {prepare}", layer.start, before, scale, {})]
         for number, job in enumerate(layer.jobs):
             name = f"{layer.name}: outputs of tile {number}"
-            spans.append(_span(6, name, layer.start + job.start, job.cycles, scale, {}))
-        return spans
+            spans.append(_span(thread, name, layer.start + job.start, job.cycles, scale, {}))
+        return spans if before else spans[1:]
     end = layer.jobs[-1].start + layer.jobs[-1].cycles
     spans = [
         (f"{layer.name}: quantise", layer.start, before),
@@ -110,14 +115,22 @@ def _tile_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
 
 
 def _vector_spans(layer: LayerRun, scale: float) -> list[dict[str, Any]]:
-    """Return the conversions of each vector, which follow each other; rows and outputs overlap."""
+    """Return the conversions or steps of each vector, which follow each other; outputs overlap."""
     spans: list[dict[str, Any]] = []
+    thread = _JOBS[layer.engine][0] + 1
     for job in layer.jobs:
         base = layer.start + job.start
-        for number, launch, _, first, last, output in job.events.tolist():
-            said = {"first row driven": base + launch + 1, "last output": base + output}
+        for event in job.events.tolist():
+            said: dict[str, Any] = {}
+            if layer.engine == "pim":
+                number, launch, _, first, last, output = event
+                said["first row driven"] = base + launch + 1
+            else:
+                number, first, last, output = event
+            if output >= 0:
+                said["last output"] = base + output
             name = f"vector {number}"
-            spans.append(_span(7, name, base + first, last - first + 1, scale, said))
+            spans.append(_span(thread, name, base + first, last - first + 1, scale, said))
     return spans
 
 

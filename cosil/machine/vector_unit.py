@@ -36,6 +36,7 @@ RENAMES = ("flatten", "reshape")
 QUANTIZE_ROWS = 3  # magnitude, divide, round
 ADD_BIAS = 2  # add, round
 CLAMP = 2  # compare with both ends
+SIGNS = 1  # take the sign
 CODES = 2  # divide, round
 REAL = 2  # multiply, round
 

@@ -25,6 +25,7 @@ from cosil.lowering.workload import (
     passes,
     totals,
 )
+from cosil.machine.attention import MACS
 from cosil.machine.execute import LayerRun, MachineRun, energy_of
 from cosil.machine.spec import Machine
 from cosil.packed.generators import lfsr32_leap
@@ -157,18 +158,16 @@ def _layer(
     causes: Counter[str],
     counts: Counter[str],
 ) -> LayerRun:
-    cycles = causes.total()
-    macs = counts["mac_qk"] + counts["mac_pv"]
     return LayerRun(
         name=f"layer {number}",
         op="attention",
         engine="attention",
         spec=spec,
         start=start,
-        cycles=cycles,
+        cycles=causes.total(),
         cycles_by_cause=dict(causes),
-        macs=macs,
-        utilisation=macs / (spec.multipliers * cycles),
+        macs=sum(counts[name] for name in MACS),
+        macs_per_cycle=spec.multipliers,
         bytes=sum(counts[name] for name in ("k_msb_bytes", "k_lsb_bytes", "v_bytes")),
         counts=dict(counts),
         energy=energy_of(machine, spec, counts),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cosil.engines.w4a8 import W4A8Spec
 from cosil.lowering.gemm import gemm_job
 from cosil.lowering.w4a8 import Job, Operands
-from cosil.machine.bandwidth import beat_bytes, beats, job_bytes, stalls
+from cosil.machine.array import traffic
 from cosil.machine.spec import Memory
 from cosil.packed import int4
 from sim.w4a8 import run
@@ -52,7 +52,7 @@ def test_beats_are_those_that_the_simulator_counts(
     spec = SPECS[name]
     job, operands = lower(spec, m, n, k, group)
     counted = run(spec, job, operands).counts
-    assert {stream: counted[f"{stream}_beats"] for stream in "awsery"} == beats(spec, job)
+    assert {stream: counted[f"{stream}_beats"] for stream in "awsery"} == traffic(spec, job).beats
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -61,16 +61,16 @@ def test_no_span_moves_more_than_the_bandwidth(name: str, rate: float) -> None:
     """In any span, free slots hold at most rate x cycles bytes and one beat of each stream."""
     spec = SPECS[name]
     job, _ = lower(spec, 30, 11, 50, 16)
-    patterns = stalls(spec, job, Memory(rate))
-    width = beat_bytes(spec)
+    moves = traffic(spec, job)
+    patterns, width = moves.stalls(Memory(rate)), moves.beat_bytes
     for stream, pattern in patterns.items():
-        share = beats(spec, job)[stream] * width[stream] / job_bytes(spec, job)
+        share = moves.beats[stream] * width[stream] / moves.bytes
         slots = np.concatenate([[0], np.cumsum(np.tile(~pattern, 2))])
         for span in (1, 2, 7, 100, 4096, 65536):
             most = int((slots[span:] - slots[:-span]).max()) * width[stream]
             assert most <= rate * share * span + width[stream]
-    throttled = sum(beats(spec, job)[stream] * width[stream] for stream in patterns)
-    assert throttled == job_bytes(spec, job) or rate == 24.0
+    throttled = sum(moves.beats[stream] * width[stream] for stream in patterns)
+    assert throttled == moves.bytes or rate == 24.0
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -79,11 +79,11 @@ def test_cycles_follow_the_bandwidth(name: str) -> None:
     spec = SPECS[name]
     job, operands = lower(spec, 30, 11, 50, 16)
     free = run(spec, job, operands)
-    total = job_bytes(spec, job)
-    burst = sum(beat_bytes(spec).values())
+    moves = traffic(spec, job)
+    total, burst = moves.bytes, sum(moves.beat_bytes.values())
     cycles: list[int] = []
     for rate in (0.0, 1e6, 8.0, 2.0, 0.5):
-        bound = run(spec, job, operands, stalls=stalls(spec, job, Memory(rate)))
+        bound = run(spec, job, operands, stalls=moves.stalls(Memory(rate)))
         assert free.y.tobytes() == bound.y.tobytes()
         assert dict(free.counts) == dict(bound.counts)
         cycles.append(bound.cycles)

@@ -18,7 +18,7 @@ from cosil.lowering.pim import layer_jobs
 from cosil.machine.check import check
 from cosil.machine.execute import MachineRun, execute
 from cosil.machine.inputs import random_inputs
-from cosil.machine.pim import beat_bytes, beats, job_bytes, spec_for, stalls
+from cosil.machine.pim import spec_for, traffic
 from cosil.machine.plots import write_plots
 from cosil.machine.spec import Machine, Memory, load_machine, machine_from_dict
 from cosil.machine.summary import closing_lines, rows, to_dict
@@ -121,11 +121,12 @@ def test_beats_are_those_that_the_simulator_counts() -> None:
     assert spec.noise_bits == 4
     codes = np.zeros((2, 3, 4, 4), np.int8)
     for job, operands in layer_jobs(spec, node, codes):
-        memory = Memory(2.0)
-        result = run(spec, job, operands, stalls=stalls(spec, job, memory))
-        assert {name: result.counts[f"{name}_beats"] for name in "wexy"} == beats(spec, job)
-        assert set(stalls(spec, job, memory)) <= set("wexy")
-        assert result.cycles >= (job_bytes(spec, job) - sum(beat_bytes(spec).values())) / 2.0
+        moves = traffic(spec, job)
+        stalls = moves.stalls(Memory(2.0))
+        result = run(spec, job, operands, stalls=stalls)
+        assert {name: result.counts[f"{name}_beats"] for name in "wexy"} == moves.beats
+        assert set(stalls) <= set("wexy")
+        assert result.cycles >= (moves.bytes - sum(moves.beat_bytes.values())) / 2.0
 
 
 def test_a_report_gives_no_energy_alone(done: Done) -> None:

@@ -56,7 +56,7 @@ def test_a_machine_may_fix_a_variant() -> None:
             "clock_hz = 1e8\nclock = 1",
             (
                 "machine: unknown key 'clock'; known are name, clock_hz, technology, engine, "
-                "attention, pim, memory, vector"
+                "attention, pim, xnor, memory, vector"
             ),
         ),
         ("clock_hz = 1e8\nmemory = 3", "memory must be a table [memory], not 3"),
