@@ -40,8 +40,8 @@ LARGE = {
         row_cycles=3, conversion_cycles=8, epilogue_lanes=3,
     ),
     "differential-single": PimSpec(
-        "differential", rows=20, columns=24, activation_bits=8, slice_bits=4, weight_bits=2,
-        adc_bits=9, mux=12, row_cycles=200, double_buffer=False, noise_bits=10,
+        "differential", rows=10, columns=24, activation_bits=8, slice_bits=4, weight_bits=2,
+        adc_bits=9, mux=12, row_cycles=60, double_buffer=False, noise_bits=10,
     ),
     "serial-tall": PimSpec(
         "bit_serial", rows=144, columns=64, groups=3, adc_bits=7, mux=8, conversion_cycles=8
@@ -55,8 +55,8 @@ LARGE = {
         mux=1, noise_bits=2,
     ),
     "native-eight": PimSpec(
-        "native", rows=4, columns=16, groups=16, weight_bits=8, activation_bits=4, adc_bits=10,
-        mux=4, row_cycles=7, noise_bits=0,
+        "native", rows=3, columns=8, groups=16, weight_bits=8, activation_bits=4, adc_bits=10,
+        mux=2, row_cycles=7, noise_bits=0,
     ),
 }  # fmt: skip
 """More, for `make test-all`."""
