@@ -323,7 +323,7 @@ def _parameters(spec: EngineSpec | None) -> dict[str, Any] | None:
     """Return what a machine says of one of its engines: nothing of what follows each layer."""
     if spec is None:
         return None
-    table = asdict(spec)  # pyright: ignore[reportArgumentType]
+    table = asdict(spec)
     return {name: value for name, value in table.items() if name not in FOLLOWS[spec.ENGINE]}
 
 
