@@ -47,6 +47,7 @@ PAGE = ROOT / "docs" / "accuracy.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.pim_accuracy --page -->", "<!-- end pim_accuracy -->"
 
 SOURCES = (
+    *sorted((ROOT / "algos" / "lib" / "qat").glob("*.py")),
     *sorted((ROOT / "algos" / "pim_qat").glob("*.py")),
     ROOT / "cosil" / "lowering" / "pim_transfer.py",
     ROOT / "algos" / "reference" / "pim.py",

@@ -106,7 +106,7 @@ def fixed_epilogue(
     return words
 
 
-def _with_room_for_bias(
+def with_room_for_bias(
     weight: QuantisedWeight, bias: NDArray[np.float64], input_scale: float
 ) -> QuantisedWeight:
     """Turn channels whose weights are below 2**-30 of their bias into their bias alone."""
@@ -248,7 +248,7 @@ class _Fixed:
         layer = self.calibrated.layers[node.name]
         rows = layer.weight.codes.shape[0]
         bias = np.zeros(rows) if layer.bias is None else layer.bias.double().numpy()
-        weight = _with_room_for_bias(layer.weight, bias, self._scale(node, 0))
+        weight = with_room_for_bias(layer.weight, bias, self._scale(node, 0))
         channel = weight.channel.double().numpy()
         epilogue = fixed_epilogue(channel, bias, self._scale(node, 0), attrs["scale"])
         attrs["mode"] = "fixed"

@@ -44,13 +44,13 @@ from torch import Tensor
 from algos.lib.calibrate import mode_of
 from algos.lib.graph import FloatGraph
 from algos.lib.provenance import provenance_of
+from algos.lib.qat.start import start
+from algos.lib.qat.training import Schedule, calibrate_norms, train
 from algos.lib.threads import one_thread
 from algos.pim_qat.emission import packed
 from algos.pim_qat.macro import put_arrays
 from algos.pim_qat.settings import PimQatSettings
-from algos.pim_qat.start import start
 from algos.pim_qat.student import Student
-from algos.pim_qat.training import Schedule, calibrate_norms, train
 from cosil.packed.network import PackedNetwork
 
 __all__ = ["SETTINGS", "PimQatSettings", "compress", "deployed", "trained"]
@@ -131,7 +131,7 @@ def trained(graph: FloatGraph, samples: Tensor, settings: PimQatSettings) -> Stu
         settings.steps, settings.batch, settings.rate, settings.decay, settings.shift,
         settings.flip, settings.seed,
     )  # fmt: skip
-    train(student, student.teacher, samples, schedule)
+    train(student, samples, schedule, "pim_qat")
     return student
 
 

@@ -16,28 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from algos.lib.qat.layers import Geometry
 from cosil.lowering.pim_transfer import Grid
 from cosil.packed.decomposition import plane_weights
 
 EXACT_FLOAT32 = 2**24
 """Integers up to here, and sums of them, are exact in float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """How rows of an input meet a kernel; a linear layer is a 1 x 1 convolution of one position."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-
-    def conv(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-        """Return the convolution; integers whose sums float32 holds come out exactly."""
-        # Of torch's algorithms on a CPU only NNPACK's transform the operands, which rounds.
-        with torch.backends.nnpack.flags(enabled=False):
-            y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, groups)
-        # cuDNN may take Winograd's algorithm, whose error is far below one half.
-        return y.round() if y.is_cuda and not y.requires_grad else y
 
 
 @dataclass(frozen=True, eq=False)

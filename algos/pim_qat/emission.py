@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algos.lib.calibrate import WIDE_HEADROOM, Calibrated, Layer, is_wide
+from algos.lib.calibrate import Calibrated, Layer
 from algos.lib.emit import emit
-from algos.lib.measure import calibration_batches
+from algos.lib.qat.emission import digital_layer, gain_and_offset, multiplier_of, scales_of
 from algos.lib.quantise import QuantisedWeight
 from algos.pim_qat.array import Array
-from algos.pim_qat.layers import Trained
+from algos.pim_qat.layers import ArrayLayer
 from algos.pim_qat.settings import PimQatSettings
 from algos.pim_qat.student import Student
 from cosil.packed import bitplane, raw
@@ -26,8 +26,6 @@ from cosil.packed.network import Node, PackedNetwork
 NEGATE = np.uint64(1 << 54)
 LSB = 16
 """Units of the bias, and of the sum it is added to, in an LSB."""
-LEAST_GAIN = 1e-12
-"""A channel whose norm has no gain keeps a positive multiplier."""
 SEEDS_PER_LAYER = 4096
 """Noise generators that a layer may use: more than the ADCs of any macro."""
 
@@ -56,8 +54,7 @@ def packed(
         multipliers of 16 significant bits and biases in sixteenths of an LSB.
     """
     graph = student.graph
-    names = [graph.inputs[0].name, *(node.name for node in graph.nodes)]
-    scales = {name: _scale(student, name, samples) for name in names}
+    scales = scales_of(student, samples)
     layers = {
         node.name: _layer(layer, scales[node.inputs[0]])
         for node in graph.nodes
@@ -75,43 +72,24 @@ def packed(
     return replace(made, nodes=tuple(nodes))
 
 
-def _scale(student: Student, name: str, samples: Tensor) -> float:
-    if is_wide(student.graph, name):
-        largest = max(
-            float(student.forward(part).abs().max()) for part in calibration_batches(samples)
-        )
-        return WIDE_HEADROOM * largest / 32767 if largest > 0 else 1.0
-    return float(student.step(name))
-
-
-def _layer(layer: Trained, input_scale: float) -> Layer:
-    """Return weight codes, what an output's count stands for over the input's, and the bias."""
+def _layer(layer: ArrayLayer, input_scale: float) -> Layer:
+    """Return a layer's scales and bias; of one on an array, the codes are in its cells."""
+    array = layer.array
+    if array is None:
+        return digital_layer(layer)
     codes = layer.codes()
     unit = float(layer.unit(codes))
-    rows = len(codes)
-    if layer.norm is None:
-        assert layer.bias is not None
-        gain, offset = torch.ones(rows, dtype=torch.float64), layer.bias.double()
-    else:
-        gain, offset = layer.norm.fold()
-    magnitude = gain.abs().clamp_min(LEAST_GAIN)
-    matrix = codes.flatten(1).to(torch.int8)
-    if layer.array is None:
-        # The engine has no negative multiplier; the codes are symmetric.
-        matrix = torch.where(gain < 0, -1, 1).to(torch.int8)[:, None] * matrix
-    else:
-        array = layer.array
-        origin = array.origin(codes.shape[1]) * unit * input_scale * layer.eta
-        offset = offset + gain * origin
-        magnitude = magnitude * float(array.grid.step) * layer.eta / LSB
-        # Cells hold the codes; int4 words would not hold more than four bits of them.
-        matrix = torch.zeros_like(matrix)
-    channel = (magnitude * unit).float().cpu()
-    return Layer(QuantisedWeight(matrix.cpu(), channel, None, 0), offset.float().cpu())
+    gain, offset = gain_and_offset(layer)
+    origin = array.origin(codes.shape[1]) * unit * input_scale * layer.eta
+    channel = multiplier_of(gain) * float(array.grid.step) * layer.eta / LSB * unit
+    # int4 words would not hold more than four bits of the codes.
+    nothing = torch.zeros_like(codes.flatten(1), dtype=torch.int8, device="cpu")
+    weight = QuantisedWeight(nothing, channel.float().cpu(), None, 0)
+    return Layer(weight, (offset + gain * origin).float().cpu())
 
 
 def _on_array(
-    node: Node, layer: Trained, array: Array, settings: PimQatSettings, seed: int
+    node: Node, layer: ArrayLayer, array: Array, settings: PimQatSettings, seed: int
 ) -> Node:
     """Return an emitted layer as one of engine `pim`."""
     grid = array.grid

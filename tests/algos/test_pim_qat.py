@@ -15,12 +15,12 @@ from algos import pim_qat
 from algos.lib.export import export
 from algos.lib.graph import FloatGraph, execute
 from algos.lib.metrics import kl_divergence
+from algos.lib.qat.codes import activation_codes, constant_scale, weight_codes
+from algos.lib.qat.layers import Geometry
+from algos.lib.qat.start import start
 from algos.pim_qat import PimQatSettings, compress, deployed, trained
-from algos.pim_qat.array import Geometry
 from algos.pim_qat.emission import packed
 from algos.pim_qat.macro import put_arrays
-from algos.pim_qat.quantisers import activation_codes, constant_scale, weight_codes
-from algos.pim_qat.start import start
 from algos.pim_qat.structure import array_layers
 from algos.pim_qat.student import Student
 from algos.reference.network import Reference

@@ -14,7 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from algos.pim_qat.array import Array, Geometry
+from algos.lib.qat.layers import Geometry
+from algos.pim_qat.array import Array
 from algos.pim_qat.grid import Histogram, csnr_db, mean_square_error, search
 from cosil.lowering.pim_transfer import Grid
 from cosil.packed.decomposition import Decomposition

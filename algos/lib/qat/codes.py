@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codes of weights and activations, with the gradients of rounding passed straight through.
 
-Weights follow DoReFa with the scale adjustment of SAT, by the first author of PIM-QAT (read in his
-public repository AdaBits, `models/quant_ops.py`), on the symmetric grid that columns of an analog
-array need. Activations are PACT's: a learnable clip.
+Weights follow DoReFa with the scale adjustment of SAT (read in the public repository AdaBits,
+`models/quant_ops.py`), on the symmetric grid. Activations are PACT's: a learnable clip.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,3 +67,23 @@ def activation_codes(values: Tensor, step: Tensor, *, low: int, high: int) -> Te
     range, the bound outside. Gradients by `values` vanish outside.
     """
     return rounded((values / step).clamp(low, high))
+
+
+class _Instead(torch.autograd.Function):
+    """A value in the place of another, whose gradient it gets, times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, digital: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (factor,) = ctx.saved_tensors
+        return grad_outputs[0] * factor, None, None
+
+
+def instead(digital: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+    """Return `value`; its gradient, times a factor, goes to `digital`."""
+    apply = cast("Callable[..., Tensor]", _Instead.apply)  # pyright: ignore[reportUnknownMemberType]
+    return apply(digital, value, factor)

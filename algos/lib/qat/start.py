@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training starts: norms, steps and clips from the float network's values, node by node."""
+"""Where training starts: norms and steps from the float network's values, node by node."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from algos.lib.calibrate import SAME_SCALE
-from algos.lib.clip import SAMPLE, static_scale
 from algos.lib.float_ops import OPS
 from algos.lib.graph import FloatNode
-from algos.pim_qat.student import Student
-
-CLIPS = 40
-"""Candidates of a clip: the largest value times i / CLIPS."""
+from algos.lib.qat.student import Student
 
 
 @torch.no_grad()
-def start(student: Student, samples: Tensor) -> None:
+def start(student: Student[Any], samples: Tensor) -> None:
     """Set the student's batch norms and steps.
 
     Float network and student run in lockstep. The norm behind a layer gets the mean and the
     deviation of the student's sums as its statistics, and those of the float layer's output as
-    offset and gain; a step is the one of least squared error, with `top` codes where an array
-    reads, else int8.
+    offset and gain; steps are the student's `first_step`.
 
     Parameters
     ----------
     student : Student
-        Changed in place. Arrays, where there are any, take part.
+        Changed in place.
     samples : float[B, ...]
         Inputs.
     """
@@ -50,7 +47,7 @@ def start(student: Student, samples: Tensor) -> None:
         held[node.name] = got if node.op in SAME_SCALE else _hold(student, node.name, got)
 
 
-def _layer(student: Student, node: FloatNode, x: Tensor, y: Tensor) -> Tensor:
+def _layer(student: Student[Any], node: FloatNode, x: Tensor, y: Tensor) -> Tensor:
     """Set a layer's norm; return its output before ReLU and rounding."""
     layer = student.layers[node.name]
     sums = student.raw(node, x, None)
@@ -65,26 +62,9 @@ def _layer(student: Student, node: FloatNode, x: Tensor, y: Tensor) -> Tensor:
     return student.finish(node, sums)
 
 
-def _hold(student: Student, name: str, x: Tensor) -> Tensor:
+def _hold(student: Student[Any], name: str, x: Tensor) -> Tensor:
     """Choose a value's step and return the value as its codes hold it."""
     if student.roots[name] == name:
-        clipped = name in student.clipped
-        step = _clip(x, student.top) / student.top if clipped else static_scale(x, "mse")
-        student.log_steps[name] = torch.tensor(step, device=x.device).log().requires_grad_()
+        step = torch.tensor(student.first_step(name, x), device=x.device)
+        student.log_steps[name] = step.log().requires_grad_()
     return student.held(name, x)
-
-
-def _clip(x: Tensor, top: int) -> float:
-    """Return the clip with the least squared error of `top` + 1 codes."""
-    flat = x.flatten()
-    flat = flat[:: (flat.numel() // SAMPLE) | 1]
-    largest = float(flat.max())
-    if largest <= 0:
-        return 1.0
-    best, least = largest, torch.inf
-    for i in range(1, CLIPS + 1):
-        step = largest * i / CLIPS / top
-        error = float((torch.round(flat / step).clamp(0, top) * step - flat).square().mean())
-        if error < least:
-            best, least = step * top, error
-    return best
