@@ -9,16 +9,16 @@ from amaranth.lib.wiring import In, Out
 
 from cosil.engines.xnor import XnorSpec
 from rtl.lib.pipeline import register
-from rtl.lib.tree import add_in_gates, registered_levels
+from rtl.lib.tree import add_in_gates, registered_levels, tree
 from rtl.xnor.layout import base_bits
 
 
 class Element(wiring.Component):
     """One output of a fold.
 
-    The tree has D registers. Its first part follows memories, whose access time fills half a cycle,
-    and has two levels; the others have three; the level that may be left is part of the
-    accumulator.
+    The tree has D registers. What comes before the first one follows memories, whose access time
+    and wires fill most of a cycle, and is one level; between others there are three; the two that
+    may be left are part of the accumulator.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ class Element(wiring.Component):
                 self.en,
                 values,
                 add_in_gates,
-                levels=3 if stage else 2,
+                levels=3 if stage else 1,
                 name="count",
                 level=level,
             )
         count = Signal(spec.mismatch_bits)
         with m.If(self.add):
-            m.d.sync += count.eq(Mux(self.clear, 0, count) + sum(values[1:], start=values[0]))
+            m.d.sync += count.eq(Mux(self.clear, 0, count) + tree(values, add_in_gates))
         total = Signal(signed(spec.sum_bits))
         m.d.comb += [
             total.eq(self.base - (count << 1)),

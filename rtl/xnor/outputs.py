@@ -144,20 +144,15 @@ class Outputs(wiring.Component):
         valid = register(m, en, done, name="compared_valid", reset=True)
         place = register(m, en, fold, name="place")
         ones = Signal(spec.pe)
-        bits = register(
-            m,
-            en,
-            Cat(
-                (self.sums[lane] >= columns[lane].threshold) ^ columns[lane].flip
-                for lane in range(spec.pe)
-            ),
-            name="bits",
-        )
+        reached = Cat(self.sums[lane] >= columns[lane].threshold for lane in range(spec.pe))
+        reached = register(m, en, reached, name="reached")
+        # A cycle after the comparison, which follows a memory.
+        flip = register(m, en, Cat(columns[lane].flip for lane in range(spec.pe)), name="flip")
         keep = self._kept(compared.final)
         m.d.comb += [
             read.en.eq(en),
             read.addr.eq(place),
-            ones.eq(bits | (read.data & ~compared.opens.replicate(spec.pe))),
+            ones.eq((reached ^ flip) | (read.data & ~compared.opens.replicate(spec.pe))),
             write.en.eq(en & valid & ~compared.closes),
             write.addr.eq(register(m, en, place, name="place_compared")),
             write.data.eq(ones),

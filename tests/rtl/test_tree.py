@@ -12,7 +12,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from rtl.lib.tree import add, larger, registered_tree, tree
+from rtl.lib.tree import add, add_in_gates, larger, registered_tree, tree
 
 BITS = 6
 
@@ -29,7 +29,7 @@ class Trees(wiring.Component):
         super().__init__(
             {
                 "i": In(data.ArrayLayout(signed(BITS), width)),
-                "total": Out(signed(BITS + width.bit_length() - 1)),
+                "total": Out(signed(BITS + (width - 1).bit_length())),
                 "most": Out(signed(BITS)),
             }
         )
@@ -46,7 +46,7 @@ class Trees(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize(("width", "registers"), [(1, 1), (2, 1), (4, 1), (8, 2), (32, 3)])
+@pytest.mark.parametrize(("width", "registers"), [(1, 1), (2, 1), (3, 1), (4, 1), (7, 2), (32, 3)])
 def test_trees_are_exact_and_of_the_stated_depth(width: int, registers: int) -> None:
     """A new row enters every cycle; result i leaves max(1, ceil(log2(width) / 2)) cycles later."""
     rows = np.random.default_rng(width).integers(-(1 << BITS - 1), 1 << BITS - 1, (40, width))
@@ -98,5 +98,28 @@ def test_combinational_tree_takes_any_number(width: int) -> None:
             assert sum(row) == ctx.get(dut.total)
 
     sim = Simulator(dut)
+    sim.add_testbench(testbench)
+    sim.run()
+
+
+def test_sum_in_gates_is_a_sum() -> None:
+    """All pairs of numbers of up to three bits, of two widths and of one."""
+    a, b = Signal(3), Signal(3)
+    m = Module()
+    widths = [(i, j) for i in range(1, 4) for j in range(1, 4)]
+    sums = [Signal(4, name=f"sum_{i}_{j}") for i, j in widths]
+    for (i, j), total in zip(widths, sums, strict=True):
+        found = add_in_gates(a[:i], b[:j])
+        assert len(found) == max(i, j) + 1
+        m.d.comb += total.eq(found)
+
+    async def testbench(ctx: Any) -> None:
+        for value in range(64):
+            ctx.set(a, value % 8)
+            ctx.set(b, value // 8)
+            for (i, j), total in zip(widths, sums, strict=True):
+                assert value % 8 % (1 << i) + value // 8 % (1 << j) == ctx.get(total)
+
+    sim = Simulator(m)
     sim.add_testbench(testbench)
     sim.run()
