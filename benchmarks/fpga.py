@@ -9,7 +9,8 @@ two lanes of it: they drain a tile in 32 cycles, which any K of 32 or more hides
 take as many multipliers again as the array has (`os_fp16_wide`). The top-k engines are those of
 `python -m benchmarks.topk`, 16 lanes, 12-bit keys, n to 1024, and radix with 4 lanes. The attention
 engine is a small one: 16 multipliers, 2 lanes of 8 columns, n to 128. Of PIM engines it is the
-digital periphery, with the macro's interface as ports: 64 x 64 cells, 8 ADCs, 16 outputs.
+digital periphery, with the macro's interface as ports: 64 x 64 cells, 8 ADCs, 16 outputs. The XNOR
+arrays are of 16 outputs by 64 inputs, for 2048 inputs and 256 outputs, all in block RAM.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cosil.engines.attention import AttentionSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.xnor import XnorSpec
 from cosil.registry import engine_of
 from cosil.synth.cells import count_cells
 from cosil.synth.fmax import place_and_route
@@ -30,7 +32,7 @@ from rtl.lib.verilog import to_verilog
 from rtl.pim.periphery import Periphery
 
 BAR_MHZ = 100.0
-Spec = W4A8Spec | TopkSpec | AttentionSpec | PimSpec
+Spec = W4A8Spec | TopkSpec | AttentionSpec | PimSpec | XnorSpec
 SPECS: dict[str, Spec] = {
     **{
         f"{dataflow}_{epilogue}": W4A8Spec(
@@ -45,6 +47,10 @@ SPECS: dict[str, Spec] = {
     "topk_quick_select": TopkSpec("quick_select"),
     "attention_small": AttentionSpec(head_dim=8, multipliers=16, max_tokens=128, max_heads=4),
     "pim_periphery": PimSpec(rows=64, columns=64),
+    "xnor": XnorSpec(max_inputs=2048, max_outputs=256),
+    "xnor_ternary_fixed": XnorSpec(
+        weights="ternary", epilogue="fixed", max_inputs=2048, max_outputs=256
+    ),
 }
 
 
