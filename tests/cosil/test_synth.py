@@ -19,6 +19,7 @@ from cosil.engines.attention import AttentionSpec
 from cosil.engines.pim import PimSpec
 from cosil.engines.topk import TopkSpec
 from cosil.engines.w4a8 import W4A8Spec
+from cosil.engines.xnor import XnorSpec
 from cosil.errors import CosilError, ToolFailedError, ToolMissingError
 from cosil.registry import ENGINES, engine, engine_of
 from cosil.synth.cells import count_cells
@@ -49,12 +50,16 @@ SPECS = {
         noise_bits=3,
         epilogue_lanes=3,
     ),
+    "xnor": XnorSpec(
+        pe=3, simd=5, weights="ternary", max_inputs=12, max_outputs=7, border_classes=3
+    ),
 }
 C_WORDS = {
     "w4a8": (16, ".m = 1, .flags = COSIL_W4A8_FLAG_RELU"),
     "topk": (2, ".n = COSIL_TOPK_MAX_N, .k = 1"),
     "attention": (16, ".n = COSIL_ATTENTION_MAX_TOKENS, .values = 0"),
     "pim": (8, ".rows = COSIL_PIM_ROWS, .flags = COSIL_PIM_FLAG_WEIGHTS"),
+    "xnor": (8, ".k = COSIL_XNOR_MAX_INPUTS, .flags = COSIL_XNOR_FLAG_BASE"),
 }
 """Words of a job, and an initialiser of one."""
 
