@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import platform
@@ -19,15 +20,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from algos.data.folder import data_file
-from algos.data.images import load_npz
+from algos.data.images import Images
 from algos.lib.graph import FloatGraph
 from algos.lib.measure import float_logits, packed_logits
 from algos.lib.threads import one_thread
@@ -130,6 +132,20 @@ ABLATION: dict[str, dict[str, Any]] = {
 """What is switched, in both columns of the ablation table."""
 
 
+def _jpegs(path: Path) -> Images:
+    """Return the images of an NPZ file with a blob of JPEG files, their offsets and labels."""
+    # Pillow comes with matplotlib and is needed here only.
+    from PIL import Image
+
+    with np.load(path, allow_pickle=False) as archive:
+        blob, offsets, labels = (archive[name] for name in ("blob", "offsets", "labels"))
+    pixels: list[np.ndarray[Any, Any]] = []
+    for first, last in pairwise(offsets.tolist()):
+        with Image.open(io.BytesIO(blob[first:last].tobytes()), formats=["JPEG"]) as image:
+            pixels.append(np.asarray(image.convert("RGB"), np.uint8))
+    return Images(np.stack(pixels).transpose(0, 3, 1, 2), labels.astype(np.int64))
+
+
 @dataclass(slots=True)
 class Study:
     """One network: its data, and runs kept in `folder`."""
@@ -155,7 +171,7 @@ class Study:
         images = self.task.inputs(self.task.calibration_images)
         self.training_source = self.task.calibration_source
         if self.network.name == "resnet20":
-            more = load_npz(data_file("cifar10/cifar10_train20k_jpeg.npz"))
+            more = _jpegs(data_file("cifar10/cifar10_train20k_jpeg.npz"))
             images = torch.cat([images, self.task.inputs(more)])
             self.training_source += " and 20,000 as JPEG"
         self.samples = images.to(self.device)

@@ -19,8 +19,9 @@ backward rescaling    form assumed: xi = sigma(y_PIM) / sigma(y), by batch and l
                       batch norm divides the gradient by sigma(y_PIM); with xi it passes a layer as
                       it would pass the digital one.
 forward rescaling     the paper's table is not known. Here eta = sigma(y) / sigma(y_PIM), measured
-                      once a layer, so that sums keep the digital scale. Derived: a batch norm
-                      behind the layer undoes it, in both passes.
+                      once a layer, so that sums keep the digital scale. Derived: the gradient
+                      passed straight through does not hold eta, so that before a batch norm eta
+                      does what xi does, as of the start; with both, xi is what has changed since.
 BN calibration        name read, form assumed: running statistics measured again through the chip.
 adjusted precision    name read, form assumed: training with other ADC bits than the chip has.
 errors of a chip      gain, offset, INL of each column and noise, as tables: assumed curves
