@@ -45,3 +45,39 @@ def break_each(streams: Sequence[str], whole: Callable[[int, str], C]) -> list[C
             case = whole(len(cases), stream)
             cases.append(replace(case, name=named, mutant=mutant, mutant_stream=stream))
     return cases
+
+
+def fixed_point_columns(
+    rng: np.random.Generator, n: int, largest: int, *, wide: bool, corners: bool
+) -> NDArray[np.uint64]:
+    """Return parameters uint64[n] of fixed-point epilogues whose results fill the output's range.
+
+    Bias int32 in bits 0..31, multiplier 32..47, shift 48..53, negate 54.
+
+    Parameters
+    ----------
+    rng : Generator
+    n : int
+        Outputs.
+    largest : int
+        Bound on the magnitude of what is rescaled.
+    wide : bool
+        Results have 16 bits, not 8.
+    corners : bool
+        Some parameters are at the ends of what they may be, or make ties.
+    """
+    bias = rng.integers(-largest // 4, largest // 4, n, endpoint=True)
+    mult = rng.integers(1, 1 << 16, n)
+    bits = np.log2(mult * (largest / 2.0)).astype(np.int64) - (14 if wide else 6)
+    shift = np.clip(bits + rng.integers(-2, 2, n), 0, 63)
+    if corners:
+        bias = np.where(rng.random(n) < 0.1, rng.choice([-(1 << 31), (1 << 31) - 1], n), bias)
+        mult = np.where(rng.random(n) < 0.2, rng.choice([0, 1, 0x8000, 0xFFFF], n), mult)
+        shift = np.where(rng.random(n) < 0.1, rng.choice([0, 1, 4, 49, 63], n), shift)
+    negate = rng.integers(2, size=n)
+    return (
+        (bias & 0xFFFFFFFF).astype(np.uint64)
+        | mult.astype(np.uint64) << np.uint64(32)
+        | shift.astype(np.uint64) << np.uint64(48)
+        | negate.astype(np.uint64) << np.uint64(54)
+    )

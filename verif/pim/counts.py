@@ -5,27 +5,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from cosil.engines.pim import PimSpec
 from verif.lib.events import by_cause, split, totals
+from verif.lib.jobs import Cycle
 
 CAUSES = ("convert", "result", "row", "load", "stalled_in", "stalled_out", "fill", "drain")
-
-
-class Cycle(NamedTuple):
-    """What a monitor saw of one cycle.
-
-    Attributes
-    ----------
-    events : int
-        `o_events`.
-    held : bool
-        A beat of results was offered and not taken.
-    """
-
-    events: int
-    held: bool
 
 
 def action_counts(

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosil.engines.pim import PimSpec
-from cosil.lowering.pim import Job, macro_transfer
+from cosil.lowering.pim import FLAG_WIDE, Job, macro_transfer
 from cosil.lowering.pim_transfer import Errors, Grid, noise_table, synthetic, with_errors
 from cosil.packed import bitplane
 from cosil.packed.decomposition import encoding
 from cosil.packed.generators import xorshift32_step
+from verif.lib.generate import fixed_point_columns
 
 TRANSFERS = ("A", "A errors", "B", "B errors", "B synthetic", "random", "ends", "largest")
 """Styles of `transfer`: the grids alone, with errors of columns drawn at random, and with smooth
@@ -174,19 +175,5 @@ def parameters(
     spec: PimSpec, rng: np.random.Generator, job: Job, *, corners: bool
 ) -> NDArray[np.uint64]:  # fmt: skip
     """Return column parameters uint64[n] whose results fill the output's range, or corners too."""
-    n, size = job.n, 16 * largest_sum(spec, job)
-    bias = rng.integers(-size // 4, size // 4, n, endpoint=True)
-    mult = rng.integers(1, 1 << 16, n)
-    bits = np.log2(mult * (size / 2.0)).astype(np.int64) - (14 if job.flags & 16 else 6)
-    shift = np.clip(bits + rng.integers(-2, 2, n), 0, 63)
-    if corners:
-        bias = np.where(rng.random(n) < 0.1, rng.choice([-(1 << 31), (1 << 31) - 1], n), bias)
-        mult = np.where(rng.random(n) < 0.2, rng.choice([0, 1, 0x8000, 0xFFFF], n), mult)
-        shift = np.where(rng.random(n) < 0.1, rng.choice([0, 1, 4, 49, 63], n), shift)
-    negate = rng.integers(2, size=n)
-    return (
-        (bias & 0xFFFFFFFF).astype(np.uint64)
-        | mult.astype(np.uint64) << np.uint64(32)
-        | shift.astype(np.uint64) << np.uint64(48)
-        | negate.astype(np.uint64) << np.uint64(54)
-    )
+    largest = 16 * largest_sum(spec, job)
+    return fixed_point_columns(rng, job.n, largest, wide=job.has(FLAG_WIDE), corners=corners)
