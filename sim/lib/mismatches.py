@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry
-from sim.lib.vectors import BYTE, HALF, INDEX, arrays, ir, load, loop, ones, shape_of, spread
+from sim.lib.vectors import BYTE, HALF, INDEX, WORD, arrays, ir, load, loop, ones, shape_of, spread
 
 _intrinsic: Any = intrinsic
+_cgutils: Any = cgutils
 
 ROWS, COLUMNS = 4, 64
 """What one step computes: activations and outputs."""
@@ -147,20 +149,19 @@ def _emit_tile(planes: int, context: Any, builder: Any, signature: Any, argument
     numbers = [builder.add(row, INDEX(i)) for i in range(ROWS)]
     rows = [builder.gep(x.data, [builder.mul(number, size)]) for number in numbers]
     stride = INDEX(planes * COLUMNS)
-    weights = builder.gep(w.data, [builder.mul(builder.mul(panel, size), stride)])
+    weights_at = builder.mul(builder.mul(panel, size), stride)
+
+    difference = _look_up if planes == 1 and _looks_up(context) else _count_ones
 
     def add_byte(at: Any, sums: list[Any]) -> list[Any]:
-        place = builder.mul(at, stride)
-        signs = load(builder, weights, place, _OCTETS, 1)
-        after: list[Any] = []
-        for codes, sum_ in zip(rows, sums, strict=True):
-            octet = builder.load(builder.gep(codes, [at]))
-            differ = builder.xor(spread(builder, octet, COLUMNS), signs)
-            if planes == 2:
-                nonzero = load(builder, weights, builder.add(place, INDEX(COLUMNS)), _OCTETS, 1)
-                differ = builder.and_(differ, nonzero)
-            after.append(builder.add(sum_, ones(builder, differ)))
-        return after
+        place = builder.add(weights_at, builder.mul(at, stride))
+        bits = [
+            load(builder, w.data, builder.add(place, INDEX(plane * COLUMNS)), _OCTETS, 1)
+            for plane in range(planes)
+        ]
+        octets = [builder.load(builder.gep(codes, [at])) for codes in rows]
+        found = difference(builder, bits, octets)
+        return [builder.add(*pair) for pair in zip(sums, found, strict=True)]
 
     sums = loop(builder, first, stop, 1, [_OCTETS([0] * COLUMNS)] * ROWS, add_byte)
     column = builder.mul(panel, INDEX(COLUMNS))
@@ -170,3 +171,65 @@ def _emit_tile(planes: int, context: Any, builder: Any, signature: Any, argument
         total = builder.add(builder.load(place, align=2), builder.zext(sum_, _SUMS))
         builder.store(total, place, align=2)
     return context.get_dummy_value()
+
+
+def _count_ones(builder: Any, bits: list[Any], octets: list[Any]) -> list[Any]:
+    """Return the ones in what differs between weights and each row's octet."""
+    found: list[Any] = []
+    for octet in octets:
+        differ = builder.xor(spread(builder, octet, COLUMNS), bits[0])
+        for nonzero in bits[1:]:
+            differ = builder.and_(differ, nonzero)
+        found.append(ones(builder, differ))
+    return found
+
+
+def _looks_up(context: Any) -> bool:
+    """Whether bytes are looked up (AVX2) and not their ones counted (AVX-512 BITALG) at once."""
+    _, _, features = context.codegen().magic_tuple()
+    return "+avx2" in features and "+avx512bitalg" not in features
+
+
+_LOW, _ENTRIES, _LANES = 4, 16, 32
+"""Bits of half an octet; entries of a table, and bytes of a vector of indices into it."""
+
+_TABLES = np.bitwise_count(
+    (np.arange(256)[:, None, None] >> np.array([0, _LOW])[:, None] & 15) ^ np.arange(_ENTRIES)
+).astype(np.uint8)
+"""uint8[256, 2, 16]: in how many bits a half of an octet differs from each that there is."""
+
+
+def _look_up(builder: Any, bits: list[Any], octets: list[Any]) -> list[Any]:
+    """Return what `_count_ones` does, for binary weights.
+
+    Where there is no instruction for it, counting ones is a look-up of halves too, but after the
+    XOR: they are split for each row. Here those of weights are, once, and index a row's table.
+    """
+    indices, entries = ir.VectorType(BYTE, _LANES), ir.VectorType(BYTE, _ENTRIES)
+    kind = ir.FunctionType(indices, [indices, indices])
+    shuffle = _cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
+    constant = ir.Constant(ir.ArrayType(BYTE, _TABLES.size), bytearray(_TABLES.tobytes()))
+    tables = _cgutils.global_constant(builder, "differences", constant)
+    tables = builder.bitcast(tables, BYTE.as_pointer())
+    low = builder.and_(bits[0], _OCTETS([15] * COLUMNS))
+    high = builder.lshr(bits[0], _OCTETS([_LOW] * COLUMNS))
+    parts = range(0, COLUMNS, _LANES)
+    found: list[Any] = []
+    for octet in octets:
+        at = builder.mul(builder.zext(octet, INDEX), INDEX(2 * _ENTRIES))
+        sums = [indices([0] * _LANES) for _ in parts]
+        for half in (low, high):
+            row = load(builder, tables, at, entries, 1)
+            table = _chosen(builder, [row, row], [*range(_ENTRIES)] * 2)
+            for number, first in enumerate(parts):
+                index = _chosen(builder, [half, half], [*range(first, first + _LANES)])
+                ones_ = builder.call(shuffle, [table, index])
+                sums[number] = builder.add(sums[number], ones_)
+            at = builder.add(at, INDEX(_ENTRIES))
+        found.append(_chosen(builder, sums, [*range(COLUMNS)]))
+    return found
+
+
+def _chosen(builder: Any, pair: list[Any], lanes: list[int]) -> Any:
+    """Return a vector of some lanes of two."""
+    return builder.shuffle_vector(*pair, ir.VectorType(WORD, len(lanes))(lanes))

@@ -98,29 +98,27 @@ def _count_cycles(plan: Plan, stalls: Stalls, times: Times, record: Record) -> i
     """Issue every step, transfer every output; return the cycles."""
     causes, scalars = record.causes, times.scalars
     loaded = _load(plan, stalls)
-    later = plan.output_folds - 1
+    # A queue of some beats that come in every cycle is never empty but before the first.
+    waits = stalls.length[X_STREAM] > 1
     beat = np.int64(0)
-    step = np.int64(loaded)
-    number = np.int64(0)
+    step = max(loaded, np.int64(0 if waits else 1))
     for vector in range(plan.m):
         ends = vector % plan.pool == plan.pool - 1
-        for fold in range(plan.input_folds):
-            place = number % QUEUE_BEATS
-            free = times.taken[place] + 1 if number >= QUEUE_BEATS else np.int64(1)
-            beat = unstalled(stalls, X_STREAM, max(beat + 1, free))
-            step = _enabled(stalls, times, record, max(step, beat) + 1)
-            times.taken[place] = step
-            number += 1
-            if fold == 0:
-                mark(record, vector, FIRST_ISSUE, step)
+        if waits:
+            beat, step = _take(plan, stalls, times, record, vector, beat, step)
+        else:
+            step = _enabled(stalls, times, record, step + 1)
+            mark(record, vector, FIRST_ISSUE, step)
+            step = _advance(plan, stalls, times, record, step)
         if stalls.length[Y_STREAM] == 1:
-            step += later * plan.input_folds
-            scalars[LAST_Y] = step + plan.latency
+            step += (plan.output_folds - 1) * plan.input_folds
             if ends:
+                scalars[LAST_Y] = step + plan.latency
                 mark(record, vector, LAST_OUTPUT, scalars[LAST_Y])
         else:
             for fold in range(plan.output_folds):
                 if fold:
+                    step = _enabled(stalls, times, record, step + 1)
                     step = _advance(plan, stalls, times, record, step)
                 if ends:
                     _push(plan, times, vector, step)
@@ -152,6 +150,26 @@ def _load(plan: Plan, stalls: Stalls) -> int:
 
 
 @inner
+def _take(
+    plan: Plan, stalls: Stalls, times: Times, record: Record, vector: int, beat: int, step: int
+) -> tuple[int, int]:
+    """Issue a vector's first fold; return the cycles of its last beat and of its last step.
+
+    `beat` and `step` are those before.
+    """
+    for fold in range(plan.input_folds):
+        number = vector * plan.input_folds + fold
+        place = number % QUEUE_BEATS
+        free = times.taken[place] + 1 if number >= QUEUE_BEATS else np.int64(1)
+        beat = unstalled(stalls, X_STREAM, max(beat + 1, free))
+        step = _enabled(stalls, times, record, max(step, beat) + 1)
+        times.taken[place] = step
+        if fold == 0:
+            mark(record, vector, FIRST_ISSUE, step)
+    return beat, step
+
+
+@inner
 def _push(plan: Plan, times: Times, vector: int, step: int) -> None:
     """Send the beat of the step issued now on its way to the output."""
     scalars = times.scalars
@@ -163,20 +181,20 @@ def _push(plan: Plan, times: Times, vector: int, step: int) -> None:
 
 @inner
 def _advance(plan: Plan, stalls: Stalls, times: Times, record: Record, step: int) -> int:
-    """Issue the steps of a fold whose input is there; return the cycle of the last one."""
+    """Issue a fold's steps after its first, none of which waits; return the last one's cycle."""
     scalars = times.scalars
-    left = plan.input_folds
+    left = plan.input_folds - 1
     while left:
-        step = _enabled(stalls, times, record, step + 1)
-        left -= 1
-        # Nothing stops the steps before the next output beat is visible.
+        # Nothing stops them before the next output beat is visible.
+        following = left
         if scalars[COUNT]:
-            room = times.pipe[scalars[HEAD], 0] + scalars[DISABLED] - step - 1
-            following = min(left, room)
-        else:
-            following = left
+            visible = times.pipe[scalars[HEAD], 0] + scalars[DISABLED]
+            following = min(left, visible - step - 1)
         step += following
         left -= following
+        if left:
+            step = _enabled(stalls, times, record, step + 1)
+            left -= 1
     return step
 
 

@@ -19,7 +19,7 @@ from cosil.engines.xnor import XnorSpec
 from cosil.lowering.xnor import FLAG_BASE, FLAG_COLUMNS, FLAG_WEIGHTS, FLAG_WIDE, Job, Operands
 from cosil.packed import bits
 from sim.lib.run import Run
-from sim.lib.stalls import KINDS, pattern, patterns
+from sim.lib.stalls import KINDS, patterns
 from sim.xnor import run, values
 from sim.xnor.plan import STALL_NAMES
 from verif.xnor import operands as draw_operands
@@ -85,12 +85,9 @@ def cases(draw: st.DrawFn) -> Case:
         flags=draw(st.integers(0, 31)),
     )
     seed = draw(st.integers(0, 2**31))
-    stalled = draw(st.sampled_from([*KINDS, "some"]))
-    if stalled == "some":
-        chosen = draw(st.lists(st.sampled_from(STALL_NAMES), unique=True, max_size=2))
-        stalls = {name: pattern("bursty", seed + i, 61) for i, name in enumerate(chosen)}
-    else:
-        stalls = patterns(stalled, seed, STALL_NAMES)
+    chosen = draw(st.sets(st.sampled_from(STALL_NAMES)))
+    drawn = patterns(draw(st.sampled_from(KINDS)), seed, STALL_NAMES, 61)
+    stalls = {name: row for name, row in drawn.items() if name in chosen}
     job = replace(job, k=min(job.k, spec.max_inputs), n=min(job.n, spec.max_outputs))
     return Case(spec, job, make_operands(spec, job, seed), stalls)
 
