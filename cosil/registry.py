@@ -123,6 +123,17 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 bench="verif.pim",
                 energy="energy_models.pim:MODEL",
             ),
+            Engine(
+                name="xnor",
+                summary="binary and ternary matrix-vector array folded over outputs and inputs: "
+                "exact thresholds, pooling, zero padding",
+                spec="cosil.engines.xnor:XnorSpec",
+                reference="algos.reference.xnor:reference",
+                simulator="sim.xnor:run",
+                rtl="rtl.xnor:Xnor",
+                bench="verif.xnor",
+                energy="energy_models.xnor:MODEL",
+            ),
         )
     }
 )
@@ -166,6 +177,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 function="algos.pim_qat:compress",
                 formats=("bitplane", "int4 per channel"),
                 engines=("w4a8", "pim"),
+            ),
+            Method(
+                name="binary",
+                summary="training of binary and ternary networks by a choice of binarisers",
+                function="algos.binary:compress",
+                formats=("binary", "ternary", "int4 per channel"),
+                engines=("w4a8", "xnor"),
             ),
         )
     }
