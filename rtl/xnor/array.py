@@ -31,6 +31,8 @@ class ProcessingArray(wiring.Component):
     -------
     en : In(1)
         All but writes advances.
+    loaded : In(1)
+        1 wherever something is read, 0 wherever something is written.
     tile, write, weights : In, In(1), In(weights_layout)
         The tile that is written or read.
     base_write, base_address, base : In(1), In, In(array of P, base_bits)
@@ -48,6 +50,7 @@ class ProcessingArray(wiring.Component):
     """
 
     en: Signal
+    loaded: Signal
     tile: Signal
     write: Signal
     weights: Any
@@ -66,6 +69,7 @@ class ProcessingArray(wiring.Component):
         super().__init__(
             {
                 "en": In(1),
+                "loaded": In(1),
                 "tile": In(index_bits(spec.weight_depth)),
                 "write": In(1),
                 "weights": In(weights_layout(spec)),
@@ -101,7 +105,7 @@ class ProcessingArray(wiring.Component):
         m.d.comb += [
             self.counted.eq(counted),
             add.eq(self.en & counted.valid),
-            self.base_read.eq(add & counted.last),
+            self.base_read.eq(add & counted.last & self.loaded),
         ]
         base = self._base(m, early)
         for lane in range(spec.pe):

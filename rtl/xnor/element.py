@@ -16,9 +16,9 @@ from rtl.xnor.layout import base_bits
 class Element(wiring.Component):
     """One output of a fold.
 
-    The tree has D registers. What comes before the first one follows memories, whose access time
-    and wires fill most of a cycle, and is one level; between others there are three; the two that
-    may be left are part of the accumulator.
+    The tree has D registers. Before the first one there is the comparison alone, which follows
+    memories, whose access time and wires fill most of a cycle. Behind it are four levels, of which
+    two are of gates, then three each; the two that may be left are part of the accumulator.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Element(wiring.Component):
                 self.en,
                 values,
                 add_in_gates,
-                levels=3 if stage else 1,
+                levels=(0, 4, 3)[min(stage, 2)],
                 name="count",
                 level=level,
             )

@@ -96,6 +96,8 @@ class Load(wiring.Component):
             m, self.i_job, start=self.start, job=self.job, running=self.running,
             finished=self.finished, flags=flags,
         )  # fmt: skip
+        # Beats come only before `loaded`, and it is said here too: a tool then sees that no word is
+        # written while one is read, and needs no logic for it.
         streams = [self._weights(m), self._base(m), self._columns(m)]
         wanted = self.i_job.payload.flags & (FLAG_WEIGHTS | FLAG_BASE | FLAG_COLUMNS)
         # A register, since a step waits for it.
@@ -113,7 +115,7 @@ class Load(wiring.Component):
     def _weights(self, m: Module) -> Beats:
         beats = self._accept(m, "i_w", FLAG_WEIGHTS)
         m.d.comb += [
-            self.weights_write.eq(beats.step),
+            self.weights_write.eq(beats.step & ~self.loaded),
             beats.end.eq(beats.step & self.weights_end),
         ]
         return beats
@@ -125,7 +127,7 @@ class Load(wiring.Component):
         folds = Blocks(spec.pe, len(job.n), "base_folds")
         left, next_class = Signal(len(job.classes)), Signal(len(self.base_address))
         m.d.comb += [
-            self.base_write.eq(beats.step),
+            self.base_write.eq(beats.step & ~self.loaded),
             *(self.base[lane].eq(self.i_c.payload[lane]) for lane in range(spec.pe)),
         ]
         with m.If(beats.step):
@@ -147,7 +149,10 @@ class Load(wiring.Component):
         spec, job = self._spec, self.job
         beats = self._accept(m, "i_e", FLAG_COLUMNS)
         folds = Blocks(spec.pe, len(job.n), "column_folds")
-        m.d.comb += [self.column_write.eq(beats.step), self.columns.eq(self.i_e.payload)]
+        m.d.comb += [
+            self.column_write.eq(beats.step & ~self.loaded),
+            self.columns.eq(self.i_e.payload),
+        ]
         with m.If(beats.step):
             m.d.sync += [*folds.step(), self.column_address.eq(self.column_address + 1)]
             m.d.comb += beats.end.eq(~folds.more)

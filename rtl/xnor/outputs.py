@@ -28,6 +28,8 @@ class Outputs(wiring.Component):
     -------
     job : In(job_layout)
         The job that runs.
+    loaded : In(1)
+        1 wherever parameters are read, 0 wherever they are written.
     column_write, column_address, columns : In(1), In, In(array of P, PARAMETERS)
         Parameters of a fold are written.
     tag : In(TAG)
@@ -49,6 +51,7 @@ class Outputs(wiring.Component):
     """
 
     job: Any
+    loaded: Signal
     column_write: Signal
     column_address: Signal
     columns: Any
@@ -67,6 +70,7 @@ class Outputs(wiring.Component):
         super().__init__(
             {
                 "job": In(job_layout(spec)),
+                "loaded": In(1),
                 "column_write": In(1),
                 "column_address": In(index_bits(spec.output_folds_max)),
                 "columns": In(data.ArrayLayout(PARAMETERS, spec.pe)),
@@ -93,7 +97,7 @@ class Outputs(wiring.Component):
         done = Signal()
         m.d.comb += [
             en.eq(~y.valid | y.ready),
-            self.column_read.eq(en & accumulated.valid & accumulated.last),
+            self.column_read.eq(en & accumulated.valid & accumulated.last & self.loaded),
             done.eq(summed.valid & summed.last),
             self.summed.eq(en & done),
             self.final.eq(summed.final),
