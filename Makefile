@@ -39,6 +39,7 @@ bench: $(FPGA_STAMP) ## speed against peers and limits, Fmax on ECP5
 	$(BIN)/python -m benchmarks.w4a8
 	$(BIN)/python -m benchmarks.fpga
 	$(BIN)/python -m benchmarks.pim
+	$(BIN)/python -m benchmarks.binary
 	$(BIN)/python -m benchmarks.pim_accuracy --full
 
 lint: $(STAMP) ## format, style, types, layers, spelling

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
@@ -49,6 +54,30 @@ def test_plain_python() -> None:
     w = np.array([[[0b101], [0b111]], [[0b010], [0b010]]], dtype=np.uint64)
     assert product(x, w).tolist() == [[2, 0], [2, 1]]
     assert product(x, w[:, :1]).tolist() == [[2, 1], [2, 1]]
+
+
+def test_other_processors(root: Path, tmp_path: Path) -> None:
+    """Compiled for a processor that is known to have nothing special, the kernel gives the same."""
+    program = (
+        "import numpy as np\n"
+        "from sim.lib.mismatches import COLUMNS, ROWS, count, panels\n"
+        "rng = np.random.default_rng(0)\n"
+        "x = rng.integers(256, size=(ROWS, 40), dtype=np.uint8)\n"
+        "w = rng.integers(2**63, size=(COLUMNS, 1, 5), dtype=np.uint64)\n"
+        "y = np.empty((ROWS, COLUMNS), np.int16)\n"
+        "count(x, panels(w), y)\n"
+        "print((y == np.bitwise_count(x[:, None] ^ w.view(np.uint8)[:, 0]).sum(axis=2)).all())\n"
+    )
+    settings = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings},
+        cwd=root,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert found.stdout == "True\n"
 
 
 def test_strided_operands_are_refused() -> None:
