@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.fuzz_networks import pim_layer, xnor
+from benchmarks.fuzz_networks import pim_layer, xnor, xnor_layer
 from cosil.cli import cli
 from cosil.cli.layers import layer_jobs
 from cosil.engines.pim import PimSpec
@@ -24,6 +24,7 @@ from cosil.packed.network import Node, PackedNetwork, Value
 from verif.pim.specs import SMALL as PIM
 from verif.topk.specs import SMALL as TOPK
 from verif.w4a8.specs import SMALL
+from verif.xnor.specs import SMALL as XNOR
 
 
 def _run(*arguments: str) -> tuple[int, str]:
@@ -108,6 +109,30 @@ def test_macro_for_a_layer_is_small_if_it_may_be(
     first = lowered.first_rows(1)
     assert [job.m for job, _ in first.jobs] == [1] * len(lowered.jobs)
     assert all(operands.x.shape == (1, 150) for _, operands in first.jobs)
+
+
+@pytest.mark.cosim
+@pytest.mark.xdist_group("bench_0")
+def test_layer_on_the_xnor_array(tmp_path: Path) -> None:
+    """A zero-padded, pooled convolution, in two jobs, equals the reference in RTL."""
+    attrs = {"kernel": [3, 3], "padding": [1, 1], "pool": [2, 2]}
+    layer = xnor_layer(np.random.default_rng(5), 17, 72, **attrs)
+    node = Node("conv", "conv2d", ("x",), *layer, "xnor")
+    network = tmp_path / "net.cosil"
+    save(PackedNetwork("tiny", (Value("x", "i8", (8, 6, 6)),), (node,), ("conv",)), network)
+    spec = tmp_path / "array.toml"
+    spec.write_text(XNOR["binary"].to_toml(), encoding="utf-8")
+    arguments = ("--network", str(network), "--layer", "conv", "--spec", str(spec), "--rows", "18")
+    code, output = _run("xnor", *arguments, "--json")
+    assert code == 0, output
+    said = json.loads(output)
+    assert [said[f"{what}_equal"] for what in ("bits", "cycles", "counts")] == [True] * 3
+    assert (said["cases"], said["jobs"], said["m"], said["n"], said["k"]) == (2, 2, 16, 14, 72)
+    assert said["mutants"]["caught"] == said["mutants"]["total"] > 24
+    spec.write_text(XNOR["ternary-fixed"].to_toml(), encoding="utf-8")
+    code, output = _run("xnor", *arguments)
+    assert code == 2
+    assert "needs an array with epilogue = 'threshold', not 'fixed', max_inputs >= 72" in output
 
 
 def test_layers_on_the_xnor_array() -> None:
