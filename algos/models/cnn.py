@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small convolutional network of the demo, for digits of any even size."""
+"""Small convolutional networks for digits: the demo's, and one for MNIST."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class DigitsCnn(nn.Module):
-    """A residual network for (B, 1, H, W) images of digits, about 33,000 parameters.
+    """A residual network for (B, 1, 8, 8) images of digits, about 33,000 parameters.
 
     Parameters
     ----------
@@ -39,5 +39,42 @@ class DigitsCnn(nn.Module):
         """Return logits (B, classes)."""
         x = self.down(self.stem(x))
         x = F.relu(x + self.body(x))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        x = F.avg_pool2d(x, 4).flatten(1)
         return self.head(self.dropout(x))
+
+
+class MnistCnn(nn.Module):
+    """A residual network for (B, 1, 28, 28) images of digits, about 30,000 parameters.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first layer; the later ones have twice as many.
+    classes : int
+        Number of classes.
+    """
+
+    def __init__(self, width: int = 16, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = _pooled(1, width)
+        self.down = _pooled(width, 2 * width)
+        self.body = nn.Sequential(
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False), nn.BatchNorm2d(2 * width)
+        )
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Linear(2 * width * 7 * 7, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes)."""
+        x = self.down(self.stem(x))
+        x = F.relu(x + self.body(x))
+        return self.head(self.dropout(x.flatten(1)))
+
+
+def _pooled(channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )

@@ -32,17 +32,17 @@ from algos.importers.llama2c import BOS, load_llama, load_tokenizer
 from algos.importers.torch_checkpoint import load_gpt, load_resnet
 from algos.lib.export import export
 from algos.lib.graph import FloatGraph
-from algos.models.cnn import DigitsCnn
+from algos.models.cnn import DigitsCnn, MnistCnn
 from algos.models.gpt import Gpt
 from algos.models.sampling import sample
 from algos.models.tasks import DocumentTask, ImageTask, Task, WindowTask
 from algos.models.train import (
     DIGITS,
     MNIST,
-    MNIST_WIDTH,
     TOPICS,
     TOPICS_CONFIG,
     train_digits,
+    train_mnist,
     train_topics,
 )
 
@@ -217,11 +217,8 @@ def _mnist_cnn(data: Path | None, show: bool) -> NamedModel:
     task = ImageTask(
         train, test, sources=("MNIST, 60000 training images", "MNIST, 10000 test images")
     )
-    recipe = asdict(MNIST) | {"width": MNIST_WIDTH}
-    key = ("mnist-cnn", recipe, hashlib.sha256(train.pixels.tobytes()).hexdigest())
-    module = _cached(
-        key, DigitsCnn(MNIST_WIDTH), lambda: train_digits(task, MNIST, show, MNIST_WIDTH)
-    )
+    key = ("mnist-cnn", asdict(MNIST), hashlib.sha256(train.pixels.tobytes()).hexdigest())
+    module = _cached(key, MnistCnn(), lambda: train_mnist(task, show=show))
     return NamedModel("mnist-cnn", module, task)
 
 

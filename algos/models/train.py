@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from algos.lib.threads import one_thread
-from algos.models.cnn import DigitsCnn
+from algos.models.cnn import DigitsCnn, MnistCnn
 from algos.models.gpt import Gpt, GptConfig
 from algos.models.tasks import ImageTask, WindowTask
 
@@ -52,26 +52,22 @@ class Recipe:
 
 DIGITS = Recipe(steps=200, batch=64, rate=4e-3)
 MNIST = Recipe(steps=600, batch=128, rate=4e-3)
-MNIST_WIDTH = 16
 TOPICS = Recipe(steps=400, batch=16, rate=4e-3)
 TOPICS_CONFIG = GptConfig(
     dim=64, layers=2, heads=4, vocab=96, context=64, activation="gelu", norm="layernorm"
 )
 
 
-def train_digits(
-    task: ImageTask, recipe: Recipe = DIGITS, show: bool = False, width: int = 24
-) -> DigitsCnn:
-    """Train the CNN of the demo, by its width, on the task's calibration images."""
-    images = task.inputs(task.calibration_images)
-    labels = torch.tensor(task.calibration_images.labels)
-
-    def draw(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        index = generator.integers(0, len(labels), recipe.batch)
-        return _shifted(images[index], generator), labels[index]
-
+def train_digits(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -> DigitsCnn:
+    """Train the CNN of the demo on the task's calibration images."""
     with _repeatable(recipe.seed):
-        return _train(DigitsCnn(width), draw, recipe, "training a CNN on digits", show)
+        return _train(DigitsCnn(), _images(task, recipe), recipe, "training digits-cnn", show)
+
+
+def train_mnist(task: ImageTask, recipe: Recipe = MNIST, show: bool = False) -> MnistCnn:
+    """Train the CNN for MNIST on the task's calibration images."""
+    with _repeatable(recipe.seed):
+        return _train(MnistCnn(), _images(task, recipe), recipe, "training mnist-cnn", show)
 
 
 def train_topics(
@@ -96,6 +92,17 @@ def train_topics(
                 small = name.endswith(("o.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.01 if small else 0.02 if "." not in name else 0.08)
         return _train(model, draw, recipe, "training topics-gpt", show)
+
+
+def _images(task: ImageTask, recipe: Recipe) -> Draw:
+    images = task.inputs(task.calibration_images)
+    labels = torch.tensor(task.calibration_images.labels)
+
+    def draw(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        index = generator.integers(0, len(labels), recipe.batch)
+        return _shifted(images[index], generator), labels[index]
+
+    return draw
 
 
 def _shifted(images: Tensor, generator: np.random.Generator) -> Tensor:
