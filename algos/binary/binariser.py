@@ -80,7 +80,7 @@ class Binariser(ABC):
 
 def sign(x: Tensor) -> Tensor:
     """Return -1 and +1; 0 gives +1."""
-    return torch.where(x >= 0, 1.0, -1.0)
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 def signed(x: Tensor, slope: Tensor | float = 1.0) -> Tensor:
