@@ -35,7 +35,7 @@ from verif.xnor.laws import QUEUE_BEATS, Seen, broken_laws, milestones
 from verif.xnor.specs import LARGE, SMALL
 
 CASES = 40
-"""For each of the three models: 120 in all, of one to six jobs each."""
+"""For each of the three models: 120 in all, of one to four jobs each."""
 
 LOADS = FLAG_WEIGHTS | FLAG_BASE | FLAG_COLUMNS
 
