@@ -32,7 +32,7 @@ from algos.importers.llama2c import BOS, load_llama, load_tokenizer
 from algos.importers.torch_checkpoint import load_gpt, load_resnet
 from algos.lib.export import export
 from algos.lib.graph import FloatGraph
-from algos.models.cnn import DigitsCnn, MnistCnn
+from algos.models.cnn import DigitsCnn, DigitsVgg, MnistCnn
 from algos.models.gpt import Gpt
 from algos.models.sampling import sample
 from algos.models.tasks import DocumentTask, ImageTask, Task, WindowTask
@@ -44,6 +44,7 @@ from algos.models.train import (
     train_digits,
     train_mnist,
     train_topics,
+    train_vgg,
 )
 
 # Normalisation of the checkpoints of akamaster/pytorch_resnet_cifar10.
@@ -139,6 +140,9 @@ def _from_callable(name: str, data: Path | None) -> NamedModel:
 # -- the demo's models -----------------------------------------------------------------------
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
 def digits_task() -> ImageTask:
     """Return the bundled digits: 360 for evaluation, the rest for training and calibration."""
     images = digits()
@@ -160,15 +164,18 @@ def topics_task() -> WindowTask:
 
 
 def _digits_cnn(data: Path | None, show: bool) -> NamedModel:
+    return _on_digits("digits-cnn", DigitsCnn(), lambda task: train_digits(task, show=show))
+
+
+def _digits_vgg(data: Path | None, show: bool) -> NamedModel:
+    return _on_digits("digits-vgg", DigitsVgg(), lambda task: train_vgg(task, show=show))
+
+
+def _on_digits(name: str, empty: Module, train: Callable[[ImageTask], Module]) -> NamedModel:
     task = digits_task()
-    key = (
-        "digits-cnn",
-        asdict(DIGITS),
-        hashlib.sha256(task.calibration_images.pixels.tobytes()).hexdigest(),
-    )
-    return NamedModel(
-        "digits-cnn", _cached(key, DigitsCnn(), lambda: train_digits(task, show=show)), task
-    )
+    pixels = task.calibration_images.pixels.tobytes()
+    key = (name, asdict(DIGITS), hashlib.sha256(pixels).hexdigest())
+    return NamedModel(name, _cached(key, empty, lambda: train(task)), task)
 
 
 def _topics_gpt(data: Path | None, show: bool) -> NamedModel:
@@ -177,9 +184,6 @@ def _topics_gpt(data: Path | None, show: bool) -> NamedModel:
     key = ("topics-gpt", recipe, hashlib.sha256(task.train_ids.tobytes()).hexdigest())
     module = _cached(key, Gpt(TOPICS_CONFIG), lambda: train_topics(task, show=show))
     return NamedModel("topics-gpt", module, task)
-
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def _cached(
@@ -263,12 +267,13 @@ def _stories260k(data: Path | None, show: bool) -> NamedModel:
 
 MODELS: dict[str, Loader] = {
     "digits-cnn": _digits_cnn,
+    "digits-vgg": _digits_vgg,
     "topics-gpt": _topics_gpt,
     "mnist-cnn": _mnist_cnn,
     "resnet20": _resnet20,
     "shakespeare-gpt": _shakespeare_gpt,
     "stories260k": _stories260k,
 }
-"""Networks by name. The first two are trained on bundled data, the others need a data folder."""
+"""Networks by name. The first three are trained on bundled data, the others need a data folder."""
 
 __all__ = ["MODELS", "DataError", "NamedModel", "load_model"]

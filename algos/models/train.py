@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from algos.lib.threads import one_thread
-from algos.models.cnn import DigitsCnn, MnistCnn
+from algos.models.cnn import DigitsCnn, DigitsVgg, MnistCnn
 from algos.models.gpt import Gpt, GptConfig
 from algos.models.tasks import ImageTask, WindowTask
 
@@ -62,6 +62,12 @@ def train_digits(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -
     """Train the CNN of the demo on the task's calibration images."""
     with _repeatable(recipe.seed):
         return _train(DigitsCnn(), _images(task, recipe), recipe, "training digits-cnn", show)
+
+
+def train_vgg(task: ImageTask, recipe: Recipe = DIGITS, show: bool = False) -> DigitsVgg:
+    """Train the network without shortcuts on the task's calibration images."""
+    with _repeatable(recipe.seed):
+        return _train(DigitsVgg(), _images(task, recipe), recipe, "training digits-vgg", show)
 
 
 def train_mnist(task: ImageTask, recipe: Recipe = MNIST, show: bool = False) -> MnistCnn:

@@ -59,8 +59,8 @@ def compress(
 ) -> None:
     """Compress MODEL, print its accuracy before and after, and save it.
 
-    MODEL is digits-cnn, topics-gpt, mnist-cnn, resnet20, stories260k, shakespeare-gpt, or
-    module:callable with a callable that returns an nn.Module and a task (algos.models.tasks).
+    MODEL is digits-cnn, digits-vgg, topics-gpt, mnist-cnn, resnet20, stories260k, shakespeare-gpt,
+    or module:callable with a callable that returns an nn.Module and a task (algos.models.tasks).
     """
     from algos.models.registry import load_model
     from cosil.packed.file import save
