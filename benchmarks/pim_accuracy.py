@@ -11,13 +11,10 @@ tables; --json for machines, --page writes them into docs/accuracy.md, --plot dr
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
-import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise, product
@@ -41,6 +38,7 @@ from algos.pim_qat.macro import put_arrays
 from algos.pim_qat.student import Student
 from benchmarks.lib.pim_plots import draw
 from benchmarks.lib.pim_tables import Cell, markdown, percent, results_of
+from benchmarks.lib.runs import Runs, version_of, write_between
 from cosil.cli.compress import parse_options, settings_of
 from cosil.packed.decomposition import DECOMPOSITIONS, Decomposition
 
@@ -108,7 +106,7 @@ NETWORKS = (
         3,
         small=True,
     ),
-    Network("mnist-cnn", {"rows": 144, "slice_bits": 4, "steps": 300, "shift": 2}, 1),
+    Network("mnist-cnn", {"rows": 144, "slice_bits": 4, "steps": 150, "rate": 0.02}, 1),
     Network(
         "resnet20",
         {"rows": 144, "slice_bits": 4, "steps": 2000, "batch": 128, "shift": 4, "flip": True},
@@ -175,11 +173,7 @@ class Study:
             images = torch.cat([images, self.task.inputs(more)])
             self.training_source += " and 20,000 as JPEG"
         self.samples = images.to(self.device)
-        digest = hashlib.sha256()
-        for path in SOURCES:
-            digest.update(path.read_bytes())
-        self.version = digest.hexdigest()[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.version = version_of(SOURCES)
 
     def base(self) -> dict[str, Any]:
         """Return the settings that all runs share."""
@@ -196,19 +190,7 @@ class Study:
     def once(self, key: dict[str, Any], compute: Callable[[], Any]) -> Any:
         """Return what `compute` gave when it ran for this key; None if it may not run now."""
         key = {**key, "network": self.network.name, "version": self.version}
-        text = json.dumps(key, sort_keys=True)
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-        if path.exists():
-            return json.loads(path.read_text())["value"]
-        if self.kept:
-            return None
-        started = time.process_time()
-        value = compute()
-        seconds = time.process_time() - started
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        temporary.write_text(json.dumps({"value": value, "seconds": seconds, "key": key}))
-        temporary.replace(path)
-        return value
+        return Runs(self.folder, self.kept).once(key, compute)
 
     def accuracy(self, settings: PimQatSettings, *, digital: bool = False) -> float | None:
         """Return one run's accuracy; None if only kept runs are asked for and it is none.
@@ -392,9 +374,7 @@ def main() -> None:
     if arguments.plot:
         draw(arguments.plot, [asdict(cell) for cell in cells], CHIP)
     if arguments.page:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        write_between(PAGE, BEGIN, END, text)
     if arguments.json:
         record = {
             "name": "pim_accuracy",
