@@ -60,7 +60,7 @@ class BinarySettings:
     bias_init: float = 0.0
     steps: int = 300
     batch: int = 64
-    rate: float = 0.05
+    rate: float = 1.5
     decay: float = 1e-4
     shift: int = 1
     flip: bool = False

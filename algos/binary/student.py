@@ -59,6 +59,8 @@ class Student(BaseStudent[BinaryLayer]):
         Those that give signs alone; the others give int8 values.
     flips : list of float
         After each step, the fraction of all binary weights whose code it changed.
+    ever : bool[weights]
+        Whether a step has changed the code of a binary weight.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Student(BaseStudent[BinaryLayer]):
                 layer.weight = started.clone().requires_grad_()
             self.layers[node.name] = layer
         self._codes = self._all_signs()
+        self.ever = torch.zeros_like(self._codes, dtype=torch.bool)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -163,12 +166,12 @@ class Student(BaseStudent[BinaryLayer]):
         for layer, rule in self._rules():
             rule.settle(layer.weight)
         before, self._codes = self._codes, self._all_signs()
-        self.flips.append(float((before != self._codes).float().mean()))
+        changed = before != self._codes
+        self.ever |= changed
+        self.flips.append(float(changed.float().mean()))
 
     def _all_signs(self) -> Tensor:
-        if not self.binary:
-            return torch.zeros(0)
-        return torch.cat([self.layers[name].signs().flatten() for name in self.binary])
+        return torch.cat([torch.zeros(0), *(layer.signs().flatten() for layer, _ in self._rules())])
 
     def _rules(self) -> list[tuple[BinaryLayer, Binariser]]:
         return [(self.layers[name], self.layers[name].rule()) for name in self.binary]

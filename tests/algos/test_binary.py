@@ -200,6 +200,7 @@ def test_training_follows_the_teacher_or_the_labels(chain: FloatGraph):
     assert divergence(student) < 0.5 * divergence(untrained)
     assert len(student.flips) == 60
     assert 0 < np.mean(student.flips) < 0.2
+    assert np.max(student.flips) <= float(student.ever.float().mean()) <= np.sum(student.flips)
     labels = (IMAGES[:, 0, :4].mean((1, 2)) > IMAGES[:, 0, 4:].mean((1, 2))).long()
     taught = trained(chain, IMAGES, settings, labels)
     with torch.no_grad():
