@@ -41,6 +41,7 @@ bench: $(FPGA_STAMP) ## speed against peers and limits, Fmax on ECP5
 	$(BIN)/python -m benchmarks.pim
 	$(BIN)/python -m benchmarks.binary
 	$(BIN)/python -m benchmarks.pim_accuracy --full
+	$(BIN)/python -m benchmarks.binary_accuracy
 
 lint: $(STAMP) ## format, style, types, layers, spelling
 	$(BIN)/ruff format --check .

@@ -34,6 +34,7 @@ from algos.lib.measure import calibration_batches, float_logits, packed_logits
 from algos.lib.metrics import Interval, kl_divergence, paired_bootstrap
 from algos.models.registry import load_model
 from algos.models.tasks import Evaluation, Task
+from benchmarks.lib.runs import write_between
 from cosil.cli.compress import settings_of
 from cosil.registry import method as method_named
 
@@ -429,11 +430,9 @@ def main() -> None:
         for row in rows_of(study, network, arguments.seeds, arguments.beyond_seeds)
     ]
     if arguments.page:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
         table = markdown(rows)
         table += "\n" + tried(study, chosen, arguments.tried_seeds)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        write_between(PAGE, BEGIN, END, table)
     if arguments.json:
         inputs = {"seeds": arguments.seeds, "limit": arguments.limit, "sources": study.version}
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}

@@ -35,6 +35,7 @@ from algos.models.tasks import Task
 from algos.spatten import SpattenSettings, attach, compress
 from algos.spatten.calibrate import collect, observe_rows
 from benchmarks.accuracy import by_unit, units
+from benchmarks.lib.runs import write_between
 from cosil.lowering.attention_program import program
 from cosil.packed.network import PackedNetwork
 
@@ -365,10 +366,7 @@ def main() -> None:
     ]
     rows = [row for study in studies for row in study.rows()]
     if arguments.page:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        text = f"{before}{BEGIN}\n{markdown(studies, rows)}\n{END}{after}"
-        PAGE.write_text(text, encoding="utf-8")
+        write_between(PAGE, BEGIN, END, markdown(studies, rows))
     if arguments.json:
         record = {
             "name": "spatten",
