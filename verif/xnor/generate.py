@@ -27,6 +27,9 @@ __all__ = ["Chain", "mutant_cases", "random_case"]
 CYCLES = 500
 """Bound on the steps of a job: it sets the time that a case takes."""
 
+WEIGHTS = 1 << 18
+"""Bound on the weights of a job, which large arrays would take minutes to load."""
+
 
 class Chain:
     """Jobs one after the other on an array.
@@ -82,12 +85,14 @@ class Chain:
         k_max, n_max, classes_max = spec.max_inputs, spec.max_outputs, spec.border_classes
         if before is not None and not loads_all and rng.integers(2):
             n = _pick(rng, (1, pe, before.n - pe, before.n - pe, before.n), before.n)
-            return before.k, n, int(rng.integers(1, before.classes + 1))
+            classes = (1, before.classes // 2, before.classes, before.classes)
+            return before.k, n, _pick(rng, classes, before.classes)
         any_k, folds = int(rng.integers(1, k_max + 1)), int(rng.integers(1, k_max // simd + 1))
         k = _pick(rng, (1, 63, 64, 65, simd - 1, simd, simd + 1, folds * simd, folds * simd,
                         k_max - 1, k_max, k_max, any_k, any_k), k_max)  # fmt: skip
         any_n = int(rng.integers(1, n_max + 1))
         n = _pick(rng, (1, pe - 1, pe, pe + 1, 2 * pe, n_max - 1, n_max, n_max, any_n), n_max)
+        n = min(n, max(1, WEIGHTS // k))
         return k, n, _pick(rng, (1, 1, 2, classes_max, classes_max), classes_max)
 
     def _vectors(self, interval: int, products: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from cosil.packed.network import Node
 from verif.lib.generate import fixed_point_columns
 
 STEPS = 700
-"""Bound on the steps of a layer."""
+"""About the most steps of a layer that has more than one fold of outputs."""
 
 
 def conv_jobs(spec: XnorSpec, rng: np.random.Generator) -> list[tuple[Job, Operands]]:
@@ -26,27 +26,30 @@ def conv_jobs(spec: XnorSpec, rng: np.random.Generator) -> list[tuple[Job, Opera
     while True:
         node, codes = _convolution(spec, rng)
         if not unsuited(spec, node, codes.shape):
-            jobs = layer_jobs(spec, node, codes)
-            if sum(job.m * spec.interval(job.k, job.n) for job, _ in jobs) <= STEPS:
-                return jobs
+            return layer_jobs(spec, node, codes)
 
 
 def _convolution(spec: XnorSpec, rng: np.random.Generator) -> tuple[Node, NDArray[np.int8]]:
     """Return a convolution whose kernel fits its image, and the image."""
-    kernel = [int(size) for size in rng.choice([1, 2, 3, 3, 3], 2)]
-    area = kernel[0] * kernel[1]
+    kernel = rng.choice([1, 2, 3, 3, 3], 2)
+    stride, dilation = rng.integers(1, 3, 2), rng.integers(1, 3, 2)
+    pool = rng.integers(1, 3, 2) if spec.epilogue == "threshold" else np.ones(2, dtype=np.int64)
+    # At least one pool window inside, without padding.
+    size = (kernel - 1) * dilation + 1 + stride * (pool - 1) + rng.integers(4, size=2)
+    area = int(kernel.prod())
     channels = int(rng.integers(1, max(1, min(spec.max_inputs // area, 12)) + 1))
     attrs: dict[str, Any] = {
         "mode": spec.epilogue,
-        "kernel": kernel,
-        "stride": [int(step) for step in rng.integers(1, 3, 2)],
-        "padding": [min(int(rng.choice([0, 1, 1, 2])), size - 1) for size in kernel],
-        "dilation": [int(step) for step in rng.integers(1, 3, 2)],
+        "kernel": kernel.tolist(),
+        "stride": stride.tolist(),
+        "padding": np.minimum(rng.choice([0, 1, 1, 2], 2), kernel - 1).tolist(),
+        "dilation": dilation.tolist(),
         "pad_value": int(rng.choice([0, 0, 0, 0, -1, 1])),
     }
-    n = int(rng.integers(1, 2 * spec.max_outputs + 1))
+    folds = max(1, STEPS // (int(size.prod()) * spec.input_folds(channels * area)))
+    n = int(rng.integers(1, min(2 * spec.max_outputs, folds * spec.pe) + 1))
     if spec.epilogue == "threshold":
-        attrs["pool"] = [int(size) for size in rng.integers(1, 3, 2)]
+        attrs["pool"] = pool.tolist()
         thr = rng.integers(-area, area, n, endpoint=True)
         columns = (thr & 0xFFFFFFFF).astype(np.uint64)
         columns |= rng.integers(2, size=n).astype(np.uint64) << np.uint64(54)
@@ -59,12 +62,5 @@ def _convolution(spec: XnorSpec, rng: np.random.Generator) -> tuple[Node, NDArra
     else:
         weight = binary.encode(rng.choice(np.array([-1, 1]), (n, channels * area)))
     tensors = {"weight": weight, "columns": raw.encode(columns)}
-    # At least one pool window.
-    size = [
-        (kernel[axis] - 1) * attrs["dilation"][axis] + 1
-        + attrs["stride"][axis] * (attrs.get("pool", (1, 1))[axis] - 1)
-        + int(rng.integers(4))
-        for axis in range(2)
-    ]  # fmt: skip
-    codes = rng.integers(-128, 128, (1, channels, *size), dtype=np.int8)
+    codes = rng.integers(-128, 128, (1, channels, *size.tolist()), dtype=np.int8)
     return Node("conv", "conv2d", ("x",), attrs, tensors, "xnor"), codes

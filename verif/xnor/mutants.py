@@ -23,7 +23,10 @@ from verif.lib.mutants import Mutant
 from verif.xnor.cases import Case
 from verif.xnor.operands import packed_operands
 
-_POOL_WORD, _FLAGS_WORD = 3, 5
+FOLDS = 4
+"""Most folds of either kind of a `sensitive_job`."""
+
+_FLAGS_WORD = 5
 
 
 def mutant_cases(spec: XnorSpec, streams: list[str], seed: int = 1) -> list[Case]:
@@ -35,8 +38,8 @@ def mutant_cases(spec: XnorSpec, streams: list[str], seed: int = 1) -> list[Case
     """
 
     def whole(number: int, stream: str) -> Case:
-        rng = np.random.default_rng([seed, number])
-        return Case(stream, [sensitive_job(spec, rng)], _critical(spec, stream), padding=number)
+        job, operands = sensitive_job(spec, np.random.default_rng([seed, number]))
+        return Case(stream, [(job, operands)], _critical(spec, job, stream), padding=number)
 
     cases = break_each(streams, whole)
     job, operands = sensitive_job(spec, np.random.default_rng([seed, len(cases)]))
@@ -57,13 +60,13 @@ def mutant_cases(spec: XnorSpec, streams: list[str], seed: int = 1) -> list[Case
 def flipped_bits(spec: XnorSpec) -> dict[str, int]:
     """Return the bit of each stream that mutants invert.
 
-    relu, or the lowest bit of the pool window; the first sign of a tile; the lowest bit of a base
-    value; the highest bit of a threshold or bias under its sign; the first activation of a beat;
-    the lowest bit of a result.
+    The lowest bit of m, or relu; the first sign of a tile; the lowest bit of a base value; the
+    highest bit of a threshold or bias under its sign; the first activation of a beat; the lowest
+    bit of a result.
     """
     relu = 32 * _FLAGS_WORD + FLAG_RELU.bit_length() - 1
     return {
-        "i_job": 32 * _POOL_WORD if spec.epilogue == "threshold" else relu,
+        "i_job": 0 if spec.epilogue == "threshold" else relu,
         "i_w": 0, "i_c": 0, "i_e": 30, "i_x": 0, "o_y": 0,
     }  # fmt: skip
 
@@ -80,7 +83,8 @@ def sensitive_job(spec: XnorSpec, rng: np.random.Generator) -> tuple[Job, Operan
     # With one input, a vector that no longer matches is the other one of its window.
     pool = 2 if spec.epilogue == "threshold" and spec.max_inputs > 1 else 1
     flags = FLAG_WEIGHTS | FLAG_BASE | FLAG_COLUMNS | FLAG_WIDE
-    job = Job(6, spec.max_inputs, spec.max_outputs, pool, spec.border_classes, flags)
+    k, n = min(spec.max_inputs, FOLDS * spec.simd), min(spec.max_outputs, FOLDS * spec.pe)
+    job = Job(6, k, n, pool, spec.border_classes, flags)
     signs = rng.integers(2, size=(job.n, job.k), dtype=np.uint8)
     nonzero = rng.integers(2, size=(job.n, job.k), dtype=np.uint8)
     # The first inputs of a row's first and last tile count, and two more for its opposite.
@@ -107,11 +111,13 @@ def sensitive_job(spec: XnorSpec, rng: np.random.Generator) -> tuple[Job, Operan
     return job, packed_operands(x, border, w, base, e)
 
 
-def _critical(spec: XnorSpec, stream: str) -> dict[str, NDArray[np.bool_]]:
+def _critical(
+    spec: XnorSpec, job: Job, stream: str
+) -> dict[str, NDArray[np.bool_]]:  # fmt: skip
     """Return a pattern that offers a stream's first beat later than the last of all others."""
     if stream in ("i_job", "o_y"):
         return {}
-    most = max(spec.load_beats(spec.max_inputs, spec.max_outputs, spec.border_classes).values())
+    most = max(spec.load_beats(job.k, job.n, job.classes).values())
     late = np.zeros(1 << 15, dtype=np.bool_)
     late[: most + 8] = True
     return {stream[2:]: late}
