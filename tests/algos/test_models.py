@@ -115,7 +115,8 @@ def test_names() -> None:
     with pytest.raises(DataError, match="the data folder must be a folder"):
         load_model("resnet20", "/nowhere")
     assert set(MODELS) == {
-        "digits-cnn", "digits-vgg", "topics-gpt", "mnist-cnn", "resnet20", "shakespeare-gpt", "stories260k",
+        "digits-cnn", "digits-vgg", "topics-gpt", "mnist-cnn", "resnet20", "shakespeare-gpt",
+        "stories260k",
     }  # fmt: skip
 
 
