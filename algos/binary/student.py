@@ -171,7 +171,8 @@ class Student(BaseStudent[BinaryLayer]):
         self.flips.append(float(changed.float().mean()))
 
     def _all_signs(self) -> Tensor:
-        return torch.cat([torch.zeros(0), *(layer.signs().flatten() for layer, _ in self._rules())])
+        codes = [layer.signs().flatten() for layer, _ in self._rules()]
+        return torch.cat(codes) if codes else torch.zeros(0)
 
     def _rules(self) -> list[tuple[BinaryLayer, Binariser]]:
         return [(self.layers[name], self.layers[name].rule()) for name in self.binary]

@@ -29,7 +29,8 @@ def gain_and_offset(layer: Trained) -> tuple[Tensor, Tensor]:
     if layer.norm is not None:
         return layer.norm.fold()
     assert layer.bias is not None
-    return torch.ones(len(layer.bias), dtype=torch.float64), layer.bias.detach().double()
+    offset = layer.bias.detach().double()
+    return torch.ones_like(offset), offset
 
 
 def multiplier_of(gain: Tensor) -> Tensor:
