@@ -131,6 +131,10 @@ def count_cycles(
     stalled = False
     for stream in range(stalls.length.size):
         stalled |= stalls.length[stream] > 1
+    # With so many keys reserved, or more, the next one has come back: requests are transferred in
+    # different cycles, so the one that `arrival` others followed is as old as that.
+    arrival = plan.memory_latency + 2
+    steady = not stalled and not limited and depth > arrival
 
     left = commands.shape[0]
     next_command = 0
@@ -141,16 +145,18 @@ def count_cycles(
     # Fetch.
     fetch_row = -1
     fetch_at = _NEVER  # first cycle in which a request may be made
-    fetch_left = plane = 0
+    fetch_left: int = 0
+    plane = 0
     fetch_bits = 0
     banks = plan.score_banks
     redo_pending = -1
     # Score.
-    k_sent = k_launched = 0
+    k_sent: int = 0
+    k_launched: int = 0
     k_response = v_response = -1
     drained = 0  # bytes' end in the shared queue
     pass_in = pass_out = 0
-    pass_left = 0
+    pass_left: int = 0
     # Sum and weigh.
     sum_busy = retried = False
     decision = 0
@@ -173,12 +179,13 @@ def count_cycles(
 
     # Cycles from which the next key beat and value beat can launch, and a value be asked for.
     k_at = v_at = ask_at = _NEVER
-    qk_cycles = pv_cycles = 0
+    qk_cycles: int = 0
+    pv_cycles = 0
 
     # Beats move in most cycles, all else only in cycles from `wake` on: at a time that is known, or
     # in the cycle after a beat that ends something. Too early a time costs speed only.
-    wake = 0
-    t = 0
+    wake: int = 0
+    t: int = 0
     while left:
         if t >= wake and held >= 0 and in_flight == 0 and commands[held, OP] != ROW:
             t = _alone(plan, commands[held], stalls, selections, load_latency, causes, t)
@@ -360,6 +367,9 @@ def count_cycles(
             v_usable[slot] = _NEVER if filter_left > 0 else t + 5
             v_last[slot] = filter_left <= lanes
             v_taken += 1
+            if steady:  # beats are accepted in different cycles, so none waits to be asked for
+                v_usable[slot] = t + 4 + arrival if filter_left > 0 else t + 5
+                v_asked += 1
             filter_beat += 1
             if filter_left > lanes:
                 filter_at = t + values.beats[np.uint64(filter_beat)] - values.beats[beat]
@@ -395,7 +405,7 @@ def count_cycles(
             k_launched += 1
 
         # When the next beats can move.
-        k_at = k_usable[np.uint64(k_launched & mask)] if k_sent > k_launched else _NEVER
+        t += 1
         head_v = np.uint64(v_launched & mask)
         v_at = v_usable[head_v] if v_taken > v_launched else _NEVER
         while ask_at == _NEVER and v_asked < v_taken:
@@ -404,7 +414,24 @@ def count_cycles(
                 ask_at = v_accepted[slot] + 4
             else:
                 v_asked += 1
-        t += 1
+        if steady and k_sent - k_launched >= arrival and t >= fetch_at:
+            # Until something else is due a key launches, and one is asked for, in each cycle: in
+            # the first one only if there is room. The last ones of a pass are left out.
+            due = min(wake, int(v_at), int(filter_at))
+            cycles = min(due - t, pass_left - 1)
+            if cycles * lanes >= fetch_left:
+                cycles = (fetch_left - 1) // lanes
+            if cycles > 0:
+                full = int(k_sent - k_launched == depth)
+                k_sent += cycles - full
+                k_launched += cycles
+                qk_cycles += cycles
+                pass_left -= cycles
+                fetch_left -= (cycles - full) * lanes
+                t += cycles
+                for back in range(1, min(cycles - full, depth) + 1):
+                    k_usable[np.uint64((k_sent - back) & mask)] = t - back + arrival
+        k_at = k_usable[np.uint64(k_launched & mask)] if k_sent > k_launched else _NEVER
     causes[QK] += qk_cycles
     causes[PV] += pv_cycles
     return t

@@ -52,7 +52,7 @@ from sim.attention.plan import (
 )
 from sim.lib.float16 import rne_shift, saturate
 from sim.lib.kernel import entry, inner
-from sim.lib.product import CODES, DOTS, add_weighted, dots, prefetch
+from sim.lib.product import AHEAD, CODES, DOTS, add_weighted, dots
 from sim.topk import fast as topk
 from sim.topk.plan import Jobs
 from sim.topk.plan import Record as Selection
@@ -61,9 +61,6 @@ _ADDRESS = (1 << 32) - 1
 _FRACTION = (1 << FRACTION_BITS) - 1
 _P_MAX = (1 << PROBABILITY_BITS) - 1
 _P_SHIFT = EXP_BITS - PROBABILITY_BITS
-
-_AHEAD, _STEP = 16, 8
-"""Values between those that are asked for and those that are added, and how many at once."""
 
 
 class Work(NamedTuple):
@@ -74,7 +71,7 @@ class Work(NamedTuple):
     score, distance, probability : int32[max_tokens]
     key : int64[max_tokens]
         Addresses of the keys.
-    weight, value_row : int32[max_tokens], int64[max_tokens]
+    weight, value_row : int32[max_tokens], int64[max_tokens + AHEAD]
         Probabilities of the kept values that lie within their memory, and their addresses.
     acc : int32[D]
     value_jobs, token_jobs : sim.topk.plan.Jobs
@@ -110,7 +107,7 @@ def make_work(plan: Plan, selectors: Selectors) -> Work:
         np.zeros(most, dtype=np.int32),
         np.zeros(most, dtype=np.int64),
         np.zeros(most, dtype=np.int32),
-        np.zeros(most, dtype=np.int64),
+        np.zeros(most + AHEAD, dtype=np.int64),
         np.zeros(plan.head_dim, dtype=np.int32),
         job(np.int32),
         job(np.int64),
@@ -357,22 +354,15 @@ def _output(
     cut = 8 - command[VALUE_BITS]
     for d in range(acc.size):
         acc[d] = 0
-    there = 0
+    there = np.uint64(0)  # unsigned, an index needs no test for a negative one
     for j in range(command[K_WANTED]):
         i = np.uint64(work.value.kept[j])
         address = (command[VALUE] + ids[i]) & _ADDRESS
-        if address < memory.shape[0]:
-            work.value_row[there] = address
-            work.weight[there] = work.probability[i]
-            there += 1
+        work.value_row[there] = address
+        work.weight[there] = work.probability[i]
+        there += np.uint64(address < memory.shape[0])
     if cut == 0 and acc.size % CODES == 0:
-        # What is asked for long ahead, or all at once, the processor drops.
-        for first in range(-_AHEAD, there, _STEP):
-            for j in range(first + _AHEAD, min(first + _AHEAD + _STEP, there)):
-                prefetch(memory, work.value_row[j])
-            if first >= 0:
-                stop = min(first + _STEP, there)
-                add_weighted(work.weight, memory, work.value_row, first, stop, acc)
+        add_weighted(work.weight, memory, work.value_row, int(there), acc)
     else:
         for j in range(there):
             p = work.weight[j]

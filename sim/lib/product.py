@@ -17,7 +17,19 @@ from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry
-from sim.lib.vectors import BYTE, HALF, INDEX, WORD, arrays, ir, load, loop, shape_of, spread
+from sim.lib.vectors import (
+    BYTE,
+    HALF,
+    INDEX,
+    WORD,
+    arrays,
+    ir,
+    load,
+    loop,
+    prefetch,
+    shape_of,
+    spread,
+)
 
 _intrinsic: Any = intrinsic
 
@@ -30,8 +42,10 @@ DOTS = 8
 CODES = 16
 """Codes that `dots` and `add_weighted` take at once: their rows are whole multiples."""
 
+AHEAD = 16
+"""Rows between the one that `add_weighted` asks the memory for and the one that it adds."""
+
 _WIDE_CODES = 64  # of a row at once, their sums in 8 vectors
-_LINE = 64  # bytes of a cache line
 _LANES = 8  # int32 lanes of a vector
 _BLOCK_PAIRS = 256  # of k: a panel's block, 16 KiB, stays in the first-level cache
 _BLOCK_ROWS = 256  # a block of x, 256 KiB, stays in the second-level cache
@@ -174,19 +188,16 @@ def add_weighted(
     weight: NDArray[np.int32],
     rows: NDArray[np.int8],
     address: NDArray[np.int64],
-    first: int,
-    stop: int,
+    count: int,
     y: NDArray[np.int32],
 ) -> None:
-    """Add to y the sum of weight[j] rows[address[j]], j from `first` below `stop`; see `dots`.
+    """Add to y the sum of weight[j] rows[address[j]], j below `count`; see `dots`.
 
-    There is at least one.
+    `address` has AHEAD more entries, of any value: a row is fetched into the caches so many rows
+    before it is added. What is asked for longer ahead, or all at once, the processor drops. Rows
+    should begin with a line of the caches.
     """
-    y += weight[first:stop] @ rows[address[first:stop]].astype(np.int32)
-
-
-def prefetch(rows: NDArray[np.int8], address: int) -> None:
-    """Fetch a row into the caches, sometime; it should begin with a line."""
+    y += weight[:count] @ rows[address[:count]].astype(np.int32)
 
 
 @overload(dots)
@@ -200,28 +211,17 @@ def _compiled_dots(x: Any, rows: Any, address: Any, y: Any, first: Any) -> Any:
 
 
 @overload(add_weighted)
-def _compiled_add_weighted(
-    weight: Any, rows: Any, address: Any, first: Any, stop: Any, y: Any
-) -> Any:
-    del weight, rows, address, first, stop, y
+def _compiled_add_weighted(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> Any:
+    del weight, rows, address, count, y
 
-    def compiled(weight: Any, rows: Any, address: Any, first: Any, stop: Any, y: Any) -> None:
+    def compiled(weight: Any, rows: Any, address: Any, count: Any, y: Any) -> None:
+        if count == 0:
+            return
         wide = y.size // _WIDE_CODES * _WIDE_CODES
         for column in range(0, wide, _WIDE_CODES):
-            _add_wide(weight, rows, address, first, stop, y, column)
+            _add_wide(weight, rows, address, count, y, column)
         for column in range(wide, y.size, CODES):
-            _add_narrow(weight, rows, address, first, stop, y, column)
-
-    return compiled
-
-
-@overload(prefetch)
-def _compiled_prefetch(rows: Any, address: Any) -> Any:
-    del rows, address
-
-    def compiled(rows: Any, address: Any) -> None:
-        for offset in range(0, rows.shape[1], _LINE):
-            _prefetch(rows, address, offset)
+            _add_narrow(weight, rows, address, count, y, column)
 
     return compiled
 
@@ -240,23 +240,15 @@ def _weighted_adder(codes: int) -> Any:
         weight: Any,
         rows: Any,
         address: Any,
-        first: Any,
-        stop: Any,
+        count: Any,
         y: Any,
         column: Any,
     ) -> Any:
-        del typing_context, first, stop, column
-        index = types.int64
-        signature = types.void(weight, rows, address, index, index, y, index)
+        del typing_context, count, column
+        signature = types.void(weight, rows, address, types.int64, y, types.int64)
         return signature, partial(_emit_add_weighted, codes)
 
     return _intrinsic(typed)
-
-
-@_intrinsic
-def _prefetch(typing_context: Any, rows: Any, address: Any, offset: Any) -> Any:
-    del typing_context, address, offset
-    return types.void(rows, types.int64, types.int64), _emit_prefetch
 
 
 def _emit_dots(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -301,9 +293,8 @@ def _fold(builder: Any, a: Any, b: Any) -> Any:
 def _emit_add_weighted(
     width: int, context: Any, builder: Any, signature: Any, arguments: Any
 ) -> Any:
-    kinds, column = signature.args, arguments[6]
-    first, stop = arguments[3:5]
-    chosen = (0, 1, 2, 5)
+    kinds, count, column = signature.args, arguments[3], arguments[5]
+    chosen = (0, 1, 2, 4)
     weight, rows, address, y = arrays(
         context, builder, [kinds[n] for n in chosen], [arguments[n] for n in chosen]
     )
@@ -312,8 +303,12 @@ def _emit_add_weighted(
     halves = [builder.add(column, INDEX(offset)) for offset in range(0, width, _LANES)]
     places = [builder.bitcast(builder.gep(y.data, [half]), _SUMS.as_pointer()) for half in halves]
 
+    def row(j: Any) -> Any:
+        return builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
+
     def add_row(j: Any, sums: list[Any]) -> list[Any]:
-        start = builder.gep(base, [builder.mul(builder.load(builder.gep(address.data, [j])), size)])
+        prefetch(builder, row(builder.add(j, INDEX(AHEAD))))
+        start = row(j)
         factors = spread(builder, builder.load(builder.gep(weight.data, [j])), _LANES)
         after: list[Any] = []
         for half, sum_ in enumerate(sums):
@@ -322,22 +317,10 @@ def _emit_add_weighted(
         return after
 
     before = [builder.load(place, align=4) for place in places]
-    after = loop(builder, first, stop, 1, before, add_row)
+    after = loop(builder, INDEX(0), count, 1, before, add_row)
     for place, value in zip(places, after, strict=True):
         builder.store(value, place, align=4)
     return context.get_dummy_value()
 
 
 _add_narrow, _add_wide = _weighted_adder(CODES), _weighted_adder(_WIDE_CODES)
-
-
-def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    (rows,) = arrays(context, builder, signature.args[:1], arguments[:1])
-    size = shape_of(builder, rows)[1]
-    place = builder.gep(rows.data, [builder.add(builder.mul(arguments[1], size), arguments[2])])
-    pointer = BYTE.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [pointer, WORD, WORD, WORD])
-    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-    # To read, of highest locality, data.
-    builder.call(function, [builder.bitcast(place, pointer), WORD(0), WORD(3), WORD(1)])
-    return context.get_dummy_value()

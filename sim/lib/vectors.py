@@ -40,6 +40,15 @@ def load(builder: Any, base: Any, offset: Any, kind: Any, align: int) -> Any:
     return builder.load(place, align=align)
 
 
+def prefetch(builder: Any, place: Any) -> None:
+    """Fetch the line of a pointer, of any value, into the caches, sometime."""
+    pointer = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, WORD, WORD, WORD])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+    # To read, of highest locality, data.
+    builder.call(function, [builder.bitcast(place, pointer), WORD(0), WORD(3), WORD(1)])
+
+
 def spread(builder: Any, value: Any, lanes: int) -> Any:
     """Return a vector with the value in every lane."""
     kind = ir.VectorType(value.type, lanes)
