@@ -255,13 +255,14 @@ def check(
         raise ValueError("attention: there must be at least one command, not an empty sequence")
     _check_state(spec, state)
     listed = state.tokens.size
-    rows: list[tuple[int, RowCommand]] = []
-    longest: list[int] = []  # the list's length at each row
-    for number, command in enumerate(commands):
-        if isinstance(command, RowCommand):
-            rows.append((number, command))
-            longest.append(listed)
-            continue
+    rows = [command for command in commands if isinstance(command, RowCommand)]
+    others = [
+        (number, command)
+        for number, command in enumerate(commands)
+        if not isinstance(command, RowCommand)
+    ]
+    longest = np.full(len(commands), listed)  # the list's length at each command
+    for number, command in others:
         _check_fields(spec, number, command)
         if isinstance(command, TokensCommand):
             if command.k > listed:
@@ -272,7 +273,9 @@ def check(
             listed = command.k
         elif isinstance(command, ResetCommand):
             listed = command.tokens
-    fields = _check_rows(spec, rows, longest)
+        longest[number:] = listed
+    numbers = np.delete(np.arange(len(commands)), [number for number, _ in others])
+    fields = _check_rows(spec, rows, numbers, longest[numbers])
     for name, dtype in _DTYPES.items():
         array: NDArray[np.generic] = getattr(operands, name)
         if array.dtype != dtype or array.ndim != 2 or array.shape[1] != spec.head_dim:
@@ -291,7 +294,10 @@ def check(
 
 
 def _check_rows(
-    spec: AttentionSpec, rows: Sequence[tuple[int, RowCommand]], longest: Sequence[int]
+    spec: AttentionSpec,
+    rows: Sequence[RowCommand],
+    numbers: NDArray[np.int64],
+    longest: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Return the fields of numbered row commands, of at most so many keys each.
 
@@ -299,20 +305,20 @@ def _check_rows(
     where something is wrong, for what to say.
     """
     try:
-        packed = b"".join([_pack(*_fields(row)) for _, row in rows])
+        packed = b"".join([_pack(*_fields(row)) for row in rows])
         fields = np.frombuffer(packed, dtype=np.int64).reshape(-1, len(ROW_FIELDS))
-        if _are_legal(spec, fields, np.array(longest, dtype=np.int64)):
+        if _are_legal(spec, fields, longest):
             return fields
     except struct.error:  # not an integer, or too large for the field's eight bytes
         pass
-    for (number, row), listed in zip(rows, longest, strict=True):
+    for row, number, listed in zip(rows, numbers.tolist(), longest.tolist(), strict=True):
         _check_fields(spec, number, row)
         if row.n > listed:
             raise ValueError(
                 f"attention: n of command {number} must be at most the list's {listed} tokens, "
                 f"not {row.n!r}"
             )
-    return np.array([_fields(row) for _, row in rows], dtype=np.int64)
+    return np.array([_fields(row) for row in rows], dtype=np.int64)
 
 
 def _are_legal(spec: AttentionSpec, fields: NDArray[np.int64], longest: NDArray[np.int64]) -> bool:

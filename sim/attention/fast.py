@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosil.lowering.attention import ROW
 from sim.attention.plan import (
     ADD,
     K_WANTED,
     MSB_BITS,
-    OP,
     VALUE_BITS,
     N,
     Plan,
@@ -32,7 +30,7 @@ def simulate(
 ) -> tuple[int, list[int]]:
     """Run commands; return the cycles and both selectors' counts, and fill `record`."""
     commands = program.commands
-    rows = commands[commands[:, OP] == ROW]
+    rows = program.rows
     values = make_timeline(plan, rows[:, K_WANTED])
     selections = make_timeline(plan, selected(program))
     value_record = selection_record()
@@ -66,8 +64,7 @@ def selection_record() -> topk.Record:
 
 def closed_form(plan: Plan, program: Program, record: Record) -> list[int]:
     """Return the engine's own counts of a whole run, in the order of `ENGINE_NAMES`."""
-    commands = program.commands
-    rows = commands[commands[:, OP] == ROW]
+    rows = program.rows
     n, values, dim = rows[:, N], rows[:, K_WANTED], plan.head_dim
     redo = record.redo
     redone = int(redo.sum())
@@ -96,6 +93,6 @@ def closed_form(plan: Plan, program: Program, record: Record) -> list[int]:
         len(rows),
         len(rows) * plan.out_beats,
         int(np.sum(-(-selected(program) // plan.lanes))),
-        len(commands),
+        len(program.commands),
         redone,
     ]

@@ -45,7 +45,7 @@ def check_run(start: State, program: Program, record: Record, counts: Mapping[st
     """
     _check_importance(start, program, record)
     _check_traffic(program, record, counts)
-    if np.any(program.commands[:, OP] != ROW):
+    if len(program.rows) < len(program.commands):
         _check_selections(start, program, record)
 
 
@@ -62,7 +62,7 @@ def _check_importance(start: State, program: Program, record: Record) -> None:
 
 
 def _check_traffic(program: Program, record: Record, counts: Mapping[str, int]) -> None:
-    rows = program.commands[program.commands[:, OP] == ROW]
+    rows = program.rows
     dim = record.y.shape[1]
     n, values = rows[:, N], rows[:, K_WANTED]
     fetched_bits = {

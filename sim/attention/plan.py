@@ -114,12 +114,15 @@ class Program(NamedTuple):
     ----------
     commands : int64[commands, fields]
         `COMMAND_FIELDS`.
+    rows : int64[rows, fields]
+        Those that are row commands.
     query : int16[rows, D]
     key_msb, value : int8[rows, D]
     key_lsb : uint8[rows, D]
     """
 
     commands: NDArray[np.int64]
+    rows: NDArray[np.int64]
     query: NDArray[np.int16]
     key_msb: NDArray[np.int8]
     key_lsb: NDArray[np.uint8]
@@ -264,13 +267,18 @@ def make_program(
                 line[[CLEAR_TOKENS, CLEAR_HEADS]] = command.clear_tokens, command.clear_heads
     c = np.ascontiguousarray
     return Program(
-        table, c(operands.query), c(operands.key_msb), c(operands.key_lsb), c(operands.value)
+        table,
+        table[rows] if others else table,
+        c(operands.query),
+        c(operands.key_msb),
+        c(operands.key_lsb),
+        c(operands.value),
     )
 
 
 def make_record(spec: AttentionSpec, program: Program, state: State) -> Record:
     """Return an empty record that begins with a state."""
-    rows = int(np.count_nonzero(program.commands[:, OP] == ROW))
+    rows = len(program.rows)
     tokens = np.zeros(spec.max_tokens, dtype=np.int64)
     tokens[: state.tokens.size] = state.tokens
     return Record(
@@ -291,6 +299,8 @@ def make_record(spec: AttentionSpec, program: Program, state: State) -> Record:
 def selected(program: Program) -> NDArray[np.int64]:
     """Return how many ids each selection keeps."""
     op = program.commands[:, OP]
+    if len(program.rows) == op.size:
+        return np.zeros(0, dtype=np.int64)
     return program.commands[(op == TOKENS) | (op == HEADS), K_WANTED]
 
 
@@ -306,8 +316,8 @@ def row_table(program: Program, record: Record) -> NDArray[np.void]:
     position = np.flatnonzero(program.commands[:, OP] == ROW)
     table = np.zeros(position.size, dtype=ROW_RECORD)
     table["command"] = position
-    table["n"] = program.commands[position, N]
-    table["values"] = program.commands[position, K_WANTED]
+    table["n"] = program.rows[:, N]
+    table["values"] = program.rows[:, K_WANTED]
     table["redo"] = record.redo
     for column, name in enumerate(MARK_NAMES):
         table[name] = record.marks[:, column]

@@ -145,18 +145,16 @@ def count_cycles(
     # Fetch.
     fetch_row = -1
     fetch_at = _NEVER  # first cycle in which a request may be made
-    fetch_left: int = 0
-    plane = 0
+    fetch_left = plane = 0
     fetch_bits = 0
     banks = plan.score_banks
     redo_pending = -1
     # Score.
-    k_sent: int = 0
-    k_launched: int = 0
+    k_sent = k_launched = 0
     k_response = v_response = -1
     drained = 0  # bytes' end in the shared queue
     pass_in = pass_out = 0
-    pass_left: int = 0
+    pass_left = 0
     # Sum and weigh.
     sum_busy = retried = False
     decision = 0
@@ -179,13 +177,12 @@ def count_cycles(
 
     # Cycles from which the next key beat and value beat can launch, and a value be asked for.
     k_at = v_at = ask_at = _NEVER
-    qk_cycles: int = 0
-    pv_cycles = 0
+    qk_cycles = pv_cycles = 0
 
     # Beats move in most cycles, all else only in cycles from `wake` on: at a time that is known, or
     # in the cycle after a beat that ends something. Too early a time costs speed only.
-    wake: int = 0
-    t: int = 0
+    wake = 0
+    t = 0
     while left:
         if t >= wake and held >= 0 and in_flight == 0 and commands[held, OP] != ROW:
             t = _alone(plan, commands[held], stalls, selections, load_latency, causes, t)
@@ -417,10 +414,7 @@ def count_cycles(
         if steady and k_sent - k_launched >= arrival and t >= fetch_at:
             # Until something else is due a key launches, and one is asked for, in each cycle: in
             # the first one only if there is room. The last ones of a pass are left out.
-            due = min(wake, int(v_at), int(filter_at))
-            cycles = min(due - t, pass_left - 1)
-            if cycles * lanes >= fetch_left:
-                cycles = (fetch_left - 1) // lanes
+            cycles = _keys_alone(wake, v_at, filter_at, t, pass_left, fetch_left, lanes)
             if cycles > 0:
                 full = int(k_sent - k_launched == depth)
                 k_sent += cycles - full
@@ -435,6 +429,17 @@ def count_cycles(
     causes[QK] += qk_cycles
     causes[PV] += pv_cycles
     return t
+
+
+@inner
+def _keys_alone(
+    wake: int, v_at: int, filter_at: int, t: int, pass_left: int, fetch_left: int, lanes: int
+) -> int:
+    """Return the cycles from t on in which only keys move, without the last ones of a pass."""
+    cycles = min(min(min(wake, v_at), filter_at) - t, pass_left - 1)
+    if cycles * lanes >= fetch_left:
+        cycles = (fetch_left - 1) // lanes
+    return cycles
 
 
 @inner
