@@ -44,6 +44,28 @@ class Case(Generic[J]):
     mutant_beat: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """What reference and simulator say of one job.
+
+    Attributes
+    ----------
+    beats : sequence of int
+        Payloads of the results, made from the reference's.
+    cycles : int
+    milestones : mapping of str to sequence of int
+        Cycles by name of the engine's `MILESTONES` and vector.
+    counts, causes : mapping of str to int
+        Action counts, and cycles by cause.
+    """
+
+    beats: Sequence[int]
+    cycles: int
+    milestones: Mapping[str, Sequence[int]]
+    counts: Mapping[str, int]
+    causes: Mapping[str, int]
+
+
 def stall_list(case: Case[Any], stream: str) -> list[bool]:
     """Return the pattern of a stream as drivers and monitors take it."""
     return case.stalls[stream].tolist() if stream in case.stalls else []

@@ -12,9 +12,10 @@ import cocotb
 from cosil.engines.pim import PimSpec
 from cosil.lowering.pim import Job, Operands
 from verif.lib.bench import HarnessMap, run_batch
+from verif.lib.cases import Expected
 from verif.lib.jobs import Cycle, JobBench
 from verif.lib.scoreboard import Verdict
-from verif.pim.cases import Case, Expected, input_beats
+from verif.pim.cases import Case, input_beats
 from verif.pim.counts import action_counts, causes
 from verif.pim.laws import Seen, broken_laws, milestones
 

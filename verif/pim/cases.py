@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,28 +41,6 @@ class Case(cases.Case[tuple[Job, Operands]]):
         """Return the case that crossed over by `verif.lib.archive`."""
         jobs = [(Job(**job), Operands(**operands)) for job, operands in tree["jobs"]]
         return cls(**{**tree, "jobs": jobs})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Expected:
-    """What reference and simulator say of one job.
-
-    Attributes
-    ----------
-    beats : sequence of int
-        Payloads of `o_y`, made from the reference's results.
-    cycles : int
-    milestones : mapping of str to sequence of int
-        Cycles by name of `MILESTONES` and vector.
-    counts, causes : mapping of str to int
-        Action counts, and cycles by cause.
-    """
-
-    beats: Sequence[int]
-    cycles: int
-    milestones: Mapping[str, Sequence[int]]
-    counts: Mapping[str, int]
-    causes: Mapping[str, int]
 
 
 def result_beats(spec: PimSpec, rows: Sequence[Sequence[int]]) -> list[int]:

@@ -10,9 +10,10 @@ from cosil.engines.pim import PimSpec
 from cosil.lowering.pim import FLAG_NOISE
 from rtl.pim import Pim
 from sim.pim import run
+from verif.lib.cases import Expected
 from verif.lib.check import EngineCheck
 from verif.lib.harness import Harness
-from verif.pim.cases import MILESTONES, Case, Expected, result_beats
+from verif.pim.cases import MILESTONES, Case, result_beats
 from verif.pim.generate import flipped_bits
 
 

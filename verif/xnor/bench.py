@@ -12,9 +12,10 @@ import cocotb
 from cosil.engines.xnor import XnorSpec
 from cosil.lowering.xnor import Job, Operands
 from verif.lib.bench import HarnessMap, run_batch
+from verif.lib.cases import Expected
 from verif.lib.jobs import Cycle, JobBench
 from verif.lib.scoreboard import Verdict
-from verif.xnor.cases import Case, Expected, input_beats, result_bits
+from verif.xnor.cases import Case, input_beats, result_bits
 from verif.xnor.counts import action_counts, causes
 from verif.xnor.laws import LOAD_STREAMS, Seen, broken_laws, milestones
 

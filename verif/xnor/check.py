@@ -9,9 +9,10 @@ from algos.reference.xnor import reference
 from cosil.engines.xnor import XnorSpec
 from rtl.xnor import Xnor
 from sim.xnor import run
+from verif.lib.cases import Expected
 from verif.lib.check import EngineCheck
 from verif.lib.harness import Harness
-from verif.xnor.cases import MILESTONES, Case, Expected, result_beats
+from verif.xnor.cases import MILESTONES, Case, result_beats
 from verif.xnor.mutants import flipped_bits
 
 
