@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.pim import PimSpec
 from cosil.lowering.conv import check_codes, conv_geometry, conv_images, im2col
+from cosil.lowering.operands import check_arrays
 from cosil.packed import decomposition as decompose
 from cosil.packed.generators import stream_state
 from cosil.packed.network import Node
@@ -111,12 +112,7 @@ def check_job(spec: PimSpec, job: Job, operands: Operands) -> None:
         "states": (np.uint32, (spec.adcs if spec.noise_bits else 0,)),
         "e": (np.uint64, (job.n,)),
     }
-    for name, (dtype, shape) in shapes.items():
-        array: NDArray[Any] = getattr(operands, name)
-        if array.dtype != dtype:
-            raise TypeError(f"pim: {name} must be {np.dtype(dtype)}, not {array.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"pim: {name} must have the shape {shape}, not {array.shape}")
+    check_arrays("pim", operands, shapes)
     largest, top = int(operands.x.max()), (1 << spec.activation_bits) - 1
     if largest > top:
         raise ValueError(f"pim: activation codes must be in 0..{top}, not {largest}")

@@ -27,6 +27,7 @@ from cosil.lowering.conv import (
     pair,
     windows,
 )
+from cosil.lowering.operands import check_arrays
 from cosil.packed import binary, bits, codecs
 from cosil.packed.network import Node
 from cosil.packed.ops import XNOR_POOL_MAX, engine_attr
@@ -121,12 +122,7 @@ def check_job(spec: XnorSpec, job: Job, operands: Operands) -> None:
         "base": (np.uint16, (job.classes, job.n)),
         "e": (np.uint64, (job.n,)),
     }
-    for name, (dtype, shape) in shapes.items():
-        array: NDArray[Any] = getattr(operands, name)
-        if array.dtype != dtype:
-            raise TypeError(f"xnor: {name} must be {np.dtype(dtype)}, not {array.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"xnor: {name} must have the shape {shape}, not {array.shape}")
+    check_arrays("xnor", operands, shapes)
     _check_contents(spec, job, operands)
 
 

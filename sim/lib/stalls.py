@@ -141,4 +141,19 @@ def unstalled(stalls: Stalls, pattern: int, t: int) -> int:
     return t + int(stalls.wait[stalls.start[pattern] + t % length])
 
 
+@inner
+def last_load(stalls: Stalls, beats: NDArray[np.int64]) -> int:
+    """Return the cycle of the last transfer of beats that pattern by pattern go from cycle 1 on."""
+    last = np.int64(0)
+    for stream in range(beats.size):
+        t = np.int64(0)
+        if stalls.length[stream] == 1:
+            t = beats[stream]
+        else:
+            for _ in range(beats[stream]):
+                t = unstalled(stalls, stream, t + 1)
+        last = max(last, t)
+    return int(last)
+
+
 _FREE = np.zeros(1, dtype=np.bool_)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.pim import PimSpec
 from cosil.lowering.pim import Job, Operands, check_job
+from sim.lib.record import vector_table
 from sim.lib.run import Run
 from sim.lib.stalls import flatten
 from sim.pim import fast, stepped
@@ -22,10 +23,10 @@ from sim.pim.counts import NAMES
 from sim.pim.plan import (
     CAUSES,
     STALL_NAMES,
+    VECTOR,
     make_contents,
     make_plan,
     make_record,
-    vector_table,
 )
 
 
@@ -95,6 +96,6 @@ def run(
         cycles_by_cause=dict(zip(CAUSES, record.causes.tolist(), strict=True)),
         counts=counts,
         utilisation=counts["mac"] / (cycles * peak),
-        events=vector_table(record),
+        events=vector_table(record, VECTOR),
         states=states,
     )

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from cosil.packed.generators import xorshift32_step
 from sim.lib.kernel import inner
+from sim.lib.record import Record, mark
 from sim.pim.counts import ACCUMULATES, CONVERSIONS, DRAWS, MAC, RESULTS
 from sim.pim.plan import (
     FIRST_CONVERSION,
     LAST_CONVERSION,
     Contents,
     Plan,
-    Record,
-    mark,
 )
 
 _xorshift = inner(xorshift32_step)

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from sim.lib.fixed_point import fixed_point
 from sim.lib.kernel import inner
+from sim.lib.record import Record, mark
 from sim.pim.convert import Convert
 from sim.pim.counts import Y_BEATS
-from sim.pim.plan import LAST_OUTPUT, Contents, Plan, Record, mark
+from sim.pim.plan import (
+    LAST_OUTPUT,
+    Contents,
+    Plan,
+)
 
 NEGATE = np.uint64(1 << 54)
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry, inner
-from sim.lib.stalls import Stalls, unstalled
+from sim.lib.record import Record, mark
+from sim.lib.stalls import Stalls, last_load, unstalled
 from sim.pim import values
 from sim.pim.plan import (
     CONVERT,
@@ -33,8 +34,6 @@ from sim.pim.plan import (
     Y_STREAM,
     Contents,
     Plan,
-    Record,
-    mark,
 )
 
 
@@ -111,7 +110,7 @@ def _count_cycles(plan: Plan, stalls: Stalls, times: Times, record: Record) -> i
     """Launch and convert every step, output every vector; return the cycles."""
     causes = record.causes
     convert_cycles = plan.mux * plan.conversion_cycles
-    loaded = _load(plan, stalls)
+    loaded = last_load(stalls, plan.load_beats)
     beat = np.int64(0)
     launch = np.int64(0)
     done = np.int64(0)  # first cycle after the last conversion, and after the one before it
@@ -157,21 +156,6 @@ def _count_cycles(plan: Plan, stalls: Stalls, times: Times, record: Record) -> i
         causes[STALLED_OUT] += max(0, end - max(first, done))
     causes[DRAIN] = cycles - causes.sum()
     return cycles
-
-
-@inner
-def _load(plan: Plan, stalls: Stalls) -> int:
-    """Return L, the cycle of the last transfer that loads."""
-    last = np.int64(0)
-    for stream in range(plan.load_beats.size):
-        t = np.int64(0)
-        if stalls.length[stream] == 1:
-            t = plan.load_beats[stream]
-        else:
-            for _ in range(plan.load_beats[stream]):
-                t = unstalled(stalls, stream, t + 1)
-        last = max(last, t)
-    return int(last)
 
 
 @inner

@@ -22,7 +22,7 @@ from cosil.lowering.pim import (
     Job,
     Operands,
 )
-from sim.lib.kernel import inner
+from sim.lib.record import Record
 from sim.pim.counts import NAMES
 
 STALL_NAMES = ("w", "t", "n", "e", "x", "y")
@@ -111,22 +111,6 @@ class Contents(NamedTuple):
     e: NDArray[np.uint64]
 
 
-class Record(NamedTuple):
-    """What a simulation leaves behind; filled in place.
-
-    Attributes
-    ----------
-    counts, causes : int64[...]
-        In the order of `sim.pim.counts.NAMES` and `CAUSES`.
-    marks : int64[M or 0, 5]
-        Cycles of each vector, for a trace.
-    """
-
-    counts: NDArray[np.int64]
-    causes: NDArray[np.int64]
-    marks: NDArray[np.int64]
-
-
 def make_plan(spec: PimSpec, job: Job) -> Plan:
     """Return the plan of a job; the job has been checked."""
     beats = spec.load_beats(
@@ -186,20 +170,3 @@ def make_record(plan: Plan, *, trace: bool) -> Record:
         np.zeros(len(CAUSES), dtype=np.int64),
         np.zeros((plan.m if trace else 0, LAST_OUTPUT + 1), dtype=np.int64),
     )
-
-
-@inner
-def mark(record: Record, vector: int, event: int, t: int) -> None:
-    """Note the cycle of a vector's event where there is room."""
-    if vector < record.marks.shape[0]:
-        record.marks[vector, event] = t
-
-
-def vector_table(record: Record) -> NDArray[np.void]:
-    """Return the marks as VECTOR records."""
-    table = np.zeros(record.marks.shape[0], dtype=VECTOR)
-    names = VECTOR.names or ()
-    table["vector"] = np.arange(table.size)
-    for name, column in zip(names[1:], record.marks.T, strict=True):
-        table[name] = column
-    return table

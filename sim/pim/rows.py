@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import inner
+from sim.lib.record import Record, mark
 from sim.lib.stalls import Stalls, is_stalled
 from sim.pim.counts import CELL_OPS, JOB_BEATS, LOAD_BEATS, ROW_DRIVES, SAMPLES, X_BEATS
 from sim.pim.plan import (
@@ -17,8 +18,6 @@ from sim.pim.plan import (
     X_STREAM,
     Contents,
     Plan,
-    Record,
-    mark,
 )
 
 SEQUENCER = np.dtype(

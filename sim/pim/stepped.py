@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry, inner
+from sim.lib.record import Record
 from sim.lib.stalls import Stalls, is_stalled
 from sim.pim.convert import Convert, begin_conversion, convert_cycle, make_convert
 from sim.pim.drain import Drain, drain_cycle, make_drain, output_valid, transfer_beat
@@ -29,7 +30,6 @@ from sim.pim.plan import (
     Y_STREAM,
     Contents,
     Plan,
-    Record,
 )
 from sim.pim.rows import (
     Rows,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cosil.engines.xnor import XnorSpec
 from cosil.lowering.xnor import Job, Operands, check_job
+from sim.lib.record import vector_table
 from sim.lib.run import Run
 from sim.lib.stalls import flatten
 from sim.xnor import fast, stepped
@@ -22,10 +23,10 @@ from sim.xnor.counts import NAMES
 from sim.xnor.plan import (
     CAUSES,
     STALL_NAMES,
+    VECTOR,
     make_contents,
     make_plan,
     make_record,
-    vector_table,
 )
 
 
@@ -82,5 +83,5 @@ def run(
         cycles_by_cause=dict(zip(CAUSES, record.causes.tolist(), strict=True)),
         counts=counts,
         utilisation=counts["xnor"] / (cycles * spec.pe * spec.simd),
-        events=vector_table(record),
+        events=vector_table(record, VECTOR),
     )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry, inner
-from sim.lib.stalls import Stalls, unstalled
+from sim.lib.record import Record, mark
+from sim.lib.stalls import Stalls, last_load, unstalled
 from sim.xnor import values
 from sim.xnor.plan import (
     COMPUTE,
@@ -30,8 +31,6 @@ from sim.xnor.plan import (
     Y_STREAM,
     Contents,
     Plan,
-    Record,
-    mark,
 )
 
 
@@ -97,7 +96,7 @@ def closed_form(plan: Plan) -> list[int]:
 def _count_cycles(plan: Plan, stalls: Stalls, times: Times, record: Record) -> int:
     """Issue every step, transfer every output; return the cycles."""
     causes, scalars = record.causes, times.scalars
-    loaded = _load(plan, stalls)
+    loaded = last_load(stalls, plan.load_beats)
     # A queue of some beats that come in every cycle is never empty but before the first.
     waits = stalls.length[X_STREAM] > 1
     beat = np.int64(0)
@@ -132,21 +131,6 @@ def _count_cycles(plan: Plan, stalls: Stalls, times: Times, record: Record) -> i
     causes[DRAIN] = scalars[LAST_Y] - step - (scalars[DISABLED] - before)
     causes[STALLED_IN] = cycles - causes.sum()
     return cycles
-
-
-@inner
-def _load(plan: Plan, stalls: Stalls) -> int:
-    """Return L, the cycle of the last transfer that loads."""
-    last = np.int64(0)
-    for stream in range(plan.load_beats.size):
-        t = np.int64(0)
-        if stalls.length[stream] == 1:
-            t = plan.load_beats[stream]
-        else:
-            for _ in range(plan.load_beats[stream]):
-                t = unstalled(stalls, stream, t + 1)
-        last = max(last, t)
-    return int(last)
 
 
 @inner

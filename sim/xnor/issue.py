@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import inner
+from sim.lib.record import Record, mark
 from sim.lib.stalls import Stalls, is_stalled
 from sim.xnor.counts import (
     INPUT_READS,
@@ -27,8 +28,6 @@ from sim.xnor.plan import (
     X_STREAM,
     Contents,
     Plan,
-    Record,
-    mark,
 )
 
 SEQUENCER = np.dtype(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sim.lib.fixed_point import fixed_point
 from sim.lib.kernel import inner
+from sim.lib.record import Record, mark
 from sim.xnor.counts import (
     ACCUMULATES,
     BASE_READS,
@@ -18,7 +19,12 @@ from sim.xnor.counts import (
     RESULTS,
     Y_BEATS,
 )
-from sim.xnor.plan import LAST_OUTPUT, NEGATE, Contents, Plan, Record, mark
+from sim.xnor.plan import (
+    LAST_OUTPUT,
+    NEGATE,
+    Contents,
+    Plan,
+)
 
 STAGE = np.dtype(
     [

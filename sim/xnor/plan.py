@@ -21,7 +21,7 @@ from cosil.lowering.xnor import (
     Job,
     Operands,
 )
-from sim.lib.kernel import inner
+from sim.lib.record import Record
 from sim.xnor.counts import NAMES
 
 STALL_NAMES = ("w", "c", "e", "x", "y")
@@ -95,22 +95,6 @@ class Contents(NamedTuple):
     e: NDArray[np.uint64]
 
 
-class Record(NamedTuple):
-    """What a simulation leaves behind; filled in place.
-
-    Attributes
-    ----------
-    counts, causes : int64[...]
-        In the order of `sim.xnor.counts.NAMES` and `CAUSES`.
-    marks : int64[M or 0, 3]
-        Cycles of each vector, for a trace.
-    """
-
-    counts: NDArray[np.int64]
-    causes: NDArray[np.int64]
-    marks: NDArray[np.int64]
-
-
 def make_plan(spec: XnorSpec, job: Job) -> Plan:
     """Return the plan of a job; the job has been checked."""
     beats = spec.load_beats(
@@ -157,20 +141,3 @@ def make_record(plan: Plan, *, trace: bool) -> Record:
 def output_dtype(plan: Plan) -> type[np.int8] | type[np.int16]:
     """Return the dtype of Y."""
     return np.int16 if plan.fixed and plan.wide else np.int8
-
-
-@inner
-def mark(record: Record, vector: int, event: int, t: int) -> None:
-    """Note the cycle of a vector's event where there is room."""
-    if vector < record.marks.shape[0]:
-        record.marks[vector, event] = t
-
-
-def vector_table(record: Record) -> NDArray[np.void]:
-    """Return the marks as VECTOR records."""
-    table = np.zeros(record.marks.shape[0], dtype=VECTOR)
-    names = VECTOR.names or ()
-    table["vector"] = np.arange(table.size)
-    for name, column in zip(names[1:], record.marks.T, strict=True):
-        table[name] = column
-    return table

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.lib.kernel import entry, inner
+from sim.lib.record import Record
 from sim.lib.stalls import Stalls, is_stalled
 from sim.xnor.issue import Front, can_issue, input_cycle, issue_step, load_cycle, make_front
 from sim.xnor.pipeline import (
@@ -32,7 +33,6 @@ from sim.xnor.plan import (
     Y_STREAM,
     Contents,
     Plan,
-    Record,
     output_dtype,
 )
 
