@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cosil.cli import COMMANDS
+from cosil.machine.summary import MODELLED
 from cosil.registry import ENGINES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,3 +67,8 @@ def test_named_commands_exist(page: Path) -> None:
     assert set(re.findall(r"^cosil ([a-z]+)", code, re.MULTILINE)) <= set(COMMANDS)
     for module in re.findall(r"python -m benchmarks\.([a-z0-9_]+)", code):
         assert (ROOT / "benchmarks" / f"{module}.py").exists(), module
+
+
+def test_shown_output_ends_as_the_command_does() -> None:
+    """The README's example of `cosil simulate` closes with the line that is printed today."""
+    assert MODELLED in README.splitlines()
